@@ -1,0 +1,12 @@
+"""MetaSAEs for SAELens. Importing this package registers the architecture `meta`."""
+
+from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.meta_sae import MetaSAE
+from sae_lens_meta.registration import register
+from sae_lens_meta.training_sae import MetaTrainingSAE
+
+__version__ = "0.1.0"
+
+register()
+
+__all__ = ["MetaSAE", "MetaTrainingSAE", "MetaTrainingSAEConfig", "register"]

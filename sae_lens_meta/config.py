@@ -1,0 +1,136 @@
+"""Settings of the `meta` training architecture."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sae_lens import BatchTopKTrainingSAEConfig
+from typing_extensions import override
+
+SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
+META_WIDTH_RATIO = 0.09
+
+
+@dataclass
+class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
+    """
+    Configuration class for training a MetaTrainingSAE.
+
+    A primary BatchTopK SAE is trained jointly with a small meta SAE that sparsely
+    reconstructs the primary's decoder rows. Every decoder row that the meta SAE
+    reconstructs well adds to the primary's loss (MetaSAEs, arXiv:2604.03436), which
+    pushes the primary towards latents that are not mixtures of shared directions.
+
+    A solo SAE, the control, is this architecture with `decomposability_coefficient=0`.
+    After training, both SAEs are saved as JumpReLU SAEs.
+
+    Args:
+        meta_d_sae (int | None): Number of meta latents. Defaults to 0.09 * d_sae, rounded.
+        meta_k (float): Average number of meta latents that reconstruct one decoder row.
+        decomposability_coefficient (float): Weight of the penalty, lambda_2 of the paper, on the
+            paper's scale: mean squared error per dimension of a unit-variance input.
+            0 trains a solo SAE without a meta SAE.
+        decomposability_warm_up_steps (int): Steps over which the weight rises linearly from 0.
+        decomposability_bandwidth (float): sigma^2 of the paper: the squared distance between a
+            unit-norm decoder row and its meta reconstruction at which the penalty has fallen to 1/e.
+        primary_steps_per_cycle (int): Primary steps, with the meta SAE frozen, in one cycle.
+        meta_steps_per_cycle (int): Meta steps, each on all decoder rows, that end a cycle.
+        meta_lr (float): Learning rate of the meta SAE's own Adam.
+        meta_adam_beta1 (float): The beta1 parameter of the meta SAE's own Adam.
+        meta_adam_beta2 (float): The beta2 parameter of the meta SAE's own Adam.
+        init_seed (int): Seed of the initial weights. SAELens's runners seed nothing, so that
+            two SAEs differ in their initial weights only if their init_seed differs.
+        k (float): Average number of latents to keep active across the batch.
+            Inherited from BatchTopKTrainingSAEConfig.
+        topk_threshold_lr (float): Rate of the moving average that becomes the exported threshold.
+            SAELens's 0.01 lags a hundred steps behind, which costs a short run a quarter of its L0.
+            Inherited from BatchTopKTrainingSAEConfig.
+        aux_loss_coefficient (float): Weight of the dead-latent loss; 1/32 as in the author's code.
+            Inherited from TopKTrainingSAEConfig.
+        rescale_acts_by_decoder_norm (bool): Treat the decoder as if it was already normalized.
+            Inherited from TopKTrainingSAEConfig.
+        decoder_init_norm (float | None): Norm to initialize decoder rows to; 1 as in the author's
+            code. Inherited from TrainingSAEConfig.
+        normalize_activations (str): none, expected_average_only_in or layer_norm. With layer_norm,
+            as in the paper, all losses are taken in the normalized space. Inherited from SAEConfig.
+        d_in (int): Input dimension (dimensionality of the activations being encoded).
+            Inherited from SAEConfig.
+        d_sae (int): SAE latent dimension (number of features in the SAE).
+            Inherited from SAEConfig.
+        dtype (str): Data type for the SAE parameters. Inherited from SAEConfig.
+        device (str): Device to place the SAE on. Inherited from SAEConfig.
+
+    Raises:
+        ValueError: for a value outside its range, naming the field and the value.
+    """
+
+    normalize_activations: Literal[  # type: ignore[assignment]
+        "none", "expected_average_only_in", "layer_norm"
+    ] = "layer_norm"
+    aux_loss_coefficient: float = 1 / 32
+    decoder_init_norm: float | None = 1.0
+    topk_threshold_lr: float = 0.5
+
+    meta_d_sae: int | None = None
+    meta_k: float = 8
+    decomposability_coefficient: float = 0.3
+    decomposability_warm_up_steps: int = 0
+    decomposability_bandwidth: float = 1.0
+    primary_steps_per_cycle: int = 10
+    meta_steps_per_cycle: int = 5
+    meta_lr: float = 3e-4
+    meta_adam_beta1: float = 0.9
+    meta_adam_beta2: float = 0.99
+    init_seed: int = 42
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "meta"
+
+    def __post_init__(self) -> None:
+        self._check()
+        super().__post_init__()
+
+    @override
+    def get_training_architecture_details(self) -> dict[str, Any]:
+        details = super().get_training_architecture_details()
+        return {**details, "meta_d_sae": self.meta_width}
+
+    @property
+    def meta_width(self) -> int:
+        """Number of meta latents: `meta_d_sae`, or 9 % of `d_sae` where it is None."""
+        if self.meta_d_sae is not None:
+            return self.meta_d_sae
+        return max(1, round(META_WIDTH_RATIO * self.d_sae))
+
+    def _check(self) -> None:
+        def require(field: str, holds: bool, rule: str) -> None:
+            if not holds:
+                raise ValueError(f"{field} must be {rule}, got {getattr(self, field)}.")
+
+        require(
+            "normalize_activations",
+            self.normalize_activations in SUPPORTED_NORMALIZATIONS,
+            f"one of {', '.join(SUPPORTED_NORMALIZATIONS)} for architecture 'meta'",
+        )
+        require(
+            "k", 0 < self.k <= self.d_sae, f"above 0 and at most d_sae={self.d_sae}"
+        )
+        if not 1 <= self.meta_width < self.d_sae:
+            raise ValueError(
+                f"meta_d_sae must be at least 1 and below d_sae={self.d_sae}, "
+                f"got {self.meta_width}."
+            )
+        require(
+            "meta_k",
+            0 < self.meta_k <= self.meta_width,
+            f"above 0 and at most meta_d_sae={self.meta_width}",
+        )
+        for field in ("decomposability_coefficient", "decomposability_warm_up_steps"):
+            require(field, getattr(self, field) >= 0, "at least 0")
+        for field in ("decomposability_bandwidth", "meta_lr"):
+            require(field, getattr(self, field) > 0, "above 0")
+        for field in ("primary_steps_per_cycle", "meta_steps_per_cycle"):
+            require(field, getattr(self, field) >= 1, "at least 1")
+        for field in ("meta_adam_beta1", "meta_adam_beta2"):
+            require(field, 0 <= getattr(self, field) < 1, "at least 0 and below 1")

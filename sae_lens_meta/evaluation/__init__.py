@@ -1,0 +1,1 @@
+"""Measures of a trained SAE. Each stands alone and takes any SAELens SAE."""

@@ -1,0 +1,48 @@
+"""The streaming pass over tokens and activations that the measures share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from sae_lens import ActivationsStore
+from tqdm.auto import tqdm
+
+
+@dataclass
+class ActivationBatch:
+    """Tokens `[prompts, context]` and activations `[prompts, context, d_in]` of a hook."""
+
+    tokens: torch.Tensor
+    activations: torch.Tensor
+
+
+def stream_activations(
+    store: ActivationsStore, n_tokens: int
+) -> Iterator[ActivationBatch]:
+    """
+    One pass over at most `n_tokens` tokens of `store`, in the order of its text.
+
+    A batch is cut where the rest would exceed `n_tokens`; the pass ends early, never
+    reading a token twice, where the text does.
+
+    Raises:
+        ValueError: if the text does not fill a single batch.
+    """
+    seen = 0
+    with tqdm(
+        total=n_tokens, desc="Reading activations", unit="tok", leave=False
+    ) as bar:
+        while seen < n_tokens:
+            try:
+                tokens = store.get_batch_tokens(raise_at_epoch_end=True)
+            except StopIteration:
+                break
+            tokens = tokens[: max(1, (n_tokens - seen) // tokens.shape[1])]
+            yield ActivationBatch(tokens, store.get_activations(tokens))
+            seen += tokens.numel()
+            bar.update(tokens.numel())
+    if seen == 0:
+        raise ValueError(
+            f"The text is too short for one batch of {store.store_batch_size_prompts} "
+            f"contexts of {store.context_size} tokens. Give more text or smaller batches."
+        )

@@ -1,0 +1,48 @@
+"""How well a fresh meta SAE, fitted after training, reconstructs a decoder."""
+
+import torch
+
+from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.penalty import unit_rows
+from sae_lens_meta.training_sae import meta_fit
+
+
+def meta_explained_variance(
+    W_dec: torch.Tensor,
+    meta_d_sae: int,
+    meta_k: float,
+    n_steps: int = 300,
+    lr: float = 3e-3,
+    seed: int = 0,
+) -> float:
+    """
+    Share of the variance of unit decoder rows that a fresh meta SAE explains.
+
+    It is fitted to the finished decoder with the same budget for every SAE compared, so
+    that no SAE is judged by the meta SAE it was trained against. Lower is more atomic.
+
+    Args:
+        W_dec: decoder, `[d_sae, d_in]`.
+        meta_d_sae: number of meta latents.
+        meta_k: average number of meta latents per row.
+        n_steps: Adam steps, each on all rows.
+        lr: learning rate of that Adam.
+        seed: seed of the meta SAE's initial weights.
+    """
+    rows = unit_rows(W_dec.detach().float())
+    config = MetaSAEConfig(
+        d_in=rows.shape[1],
+        d_sae=meta_d_sae,
+        k=meta_k,
+        device=str(rows.device),
+        normalize_activations="layer_norm",
+        aux_loss_coefficient=1 / 32,
+        decoder_init_norm=1.0,
+        lr=lr,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        meta_sae = MetaSAE(config)
+    meta_sae.fit(rows, n_steps)
+    fit = meta_fit(rows, meta_sae.reconstruct(rows))
+    return fit["meta_explained_variance"].item()

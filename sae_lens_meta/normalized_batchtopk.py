@@ -1,0 +1,108 @@
+"""BatchTopK trained in the space of its normalised inputs, the base of both SAEs."""
+
+from typing import Any
+
+import torch
+from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
+from sae_lens.saes.topk_sae import act_times_W_dec, calculate_topk_aux_acts
+from typing_extensions import override
+
+INFERENCE_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+
+
+class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
+    """
+    SAELens's BatchTopK with two differences.
+
+    - The losses are taken between normalised input and normalised reconstruction, as in
+      the paper. SAELens undoes `layer_norm` first, so that the few tokens of huge norm
+      dominate, and refuses its auxiliary loss there. Without a run-time normalisation
+      the two are the same, bit for bit.
+    - The exported threshold is free of the running average's start at 0.
+    """
+
+    n_threshold_updates: torch.Tensor
+
+    def __init__(self, cfg: BatchTopKTrainingSAEConfig, use_error_term: bool = False):
+        super().__init__(cfg, use_error_term)
+        self.register_buffer(
+            "n_threshold_updates",
+            torch.tensor(0, dtype=torch.long, device=self.W_dec.device),
+        )
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """
+        One pass over `step_input.sae_in`, `[batch, d_in]`.
+
+        Losses are summed over dimensions and averaged over the batch, as SAELens reports
+        them. `sae_in` and `sae_out` of the output are in the space of the input.
+        """
+        target = self.run_time_activation_norm_fn_in(step_input.sae_in.to(self.dtype))
+        feature_acts, hidden_pre = self.encode_with_hidden_pre(step_input.sae_in)
+        recons = self._decode_normalized(feature_acts) + self.b_dec
+        recons = self.hook_sae_recons(recons)
+
+        mse_loss = self.mse_loss_fn(recons, target).sum(dim=-1).mean()
+        aux_loss = self._dead_latent_loss(
+            (target - recons).detach(), hidden_pre, step_input.dead_neuron_mask
+        )
+        self.update_topk_threshold(feature_acts)
+        return TrainStepOutput(
+            sae_in=step_input.sae_in,
+            sae_out=self.run_time_activation_norm_fn_out(recons),
+            feature_acts=feature_acts,
+            hidden_pre=hidden_pre,
+            loss=mse_loss + aux_loss,
+            losses={
+                "mse_loss": mse_loss,
+                "auxiliary_reconstruction_loss": aux_loss,
+            },
+            metrics={"topk_threshold": self.topk_threshold},
+        )
+
+    def _decode_normalized(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        return act_times_W_dec(
+            feature_acts, self.W_dec, self.cfg.rescale_acts_by_decoder_norm
+        )
+
+    def _dead_latent_loss(
+        self,
+        residual: torch.Tensor,
+        hidden_pre: torch.Tensor,
+        dead_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """
+        SAELens's auxiliary loss on a residual `[batch, d_in]` in the normalised space.
+
+        The top `d_in / 2` dead latents reconstruct what the living ones left over; the
+        loss shrinks in proportion where fewer are dead.
+        """
+        n_dead = 0 if dead_mask is None else int(dead_mask.sum())
+        if dead_mask is None or n_dead == 0:
+            return residual.new_tensor(0.0)
+        k_aux = residual.shape[-1] // 2
+        acts = calculate_topk_aux_acts(min(k_aux, n_dead), hidden_pre, dead_mask)
+        loss = (self._decode_normalized(acts) - residual).pow(2).sum(dim=-1).mean()
+        return self.cfg.aux_loss_coefficient * min(n_dead / k_aux, 1.0) * loss
+
+    @override
+    @torch.no_grad()
+    def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
+        super().update_topk_threshold(acts_topk)
+        self.n_threshold_updates += (acts_topk > 0).any()
+
+    def unbiased_threshold(self) -> torch.Tensor:
+        """The running threshold, a scalar, without the weight of its initial 0."""
+        weight_of_start = (1 - self.cfg.topk_threshold_lr) ** self.n_threshold_updates
+        return self.topk_threshold / (1 - weight_of_start).clamp(min=1e-12)
+
+    @override
+    def process_state_dict_for_saving_inference(
+        self, state_dict: dict[str, Any]
+    ) -> None:
+        state_dict["topk_threshold"] = self.unbiased_threshold()
+        super().process_state_dict_for_saving_inference(state_dict)
+        for name in set(state_dict) - set(INFERENCE_WEIGHTS):
+            del state_dict[name]

@@ -1,0 +1,64 @@
+"""Text to train and to measure on, by name, path or Hub id, split by document."""
+
+import random
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset, load_dataset
+
+PYDOC = "pydoc"
+
+
+def load_text(
+    name: str, n_held_out: int, seed: int = 0
+) -> tuple[Dataset | IterableDataset, Dataset]:
+    """
+    Text for training, and other documents for measuring.
+
+    Args:
+        name: `pydoc` (the English reference that comes with CPython, 0.5 MB), the path of a
+            .jsonl, .jsonl.gz or .txt file, or a dataset on the Hub, which is streamed.
+        n_held_out: number of documents kept out of training.
+        seed: order of the documents of `pydoc` and of a file.
+
+    Raises:
+        FileNotFoundError: if a path is given that does not exist.
+        ValueError: if there are not more documents than are held out.
+    """
+    documents = _documents(name, seed)
+    held_out = Dataset.from_list(list(documents.take(n_held_out)))
+    training = documents.skip(n_held_out)
+    if len(held_out) < n_held_out or next(iter(training), None) is None:
+        raise ValueError(
+            f"{name!r} has too little text: {len(held_out)} documents were held out for "
+            f"measuring (asked for: {n_held_out}) and none are left to train on."
+        )
+    return training, held_out
+
+
+def _documents(name: str, seed: int) -> Dataset | IterableDataset:
+    if name == PYDOC:
+        return _from_pydoc(seed)
+    if name.endswith((".jsonl", ".jsonl.gz", ".txt")):
+        return _from_file(name, seed)
+    dataset = load_dataset(name, split="train", streaming=True)
+    assert isinstance(dataset, IterableDataset)
+    return dataset
+
+
+def _from_pydoc(seed: int) -> Dataset:
+    from pydoc_data.topics import topics
+
+    documents = [{"text": topics[topic]} for topic in sorted(topics)]
+    random.Random(seed).shuffle(documents)
+    return Dataset.from_list(documents)
+
+
+def _from_file(name: str, seed: int) -> Dataset:
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"No text file at {name}.")
+    if Path(name).stat().st_size == 0:
+        raise ValueError(f"The text file {name} is empty.")
+    kind = "text" if name.endswith(".txt") else "json"
+    dataset = load_dataset(kind, data_files=name, split="train")
+    assert isinstance(dataset, Dataset)
+    return dataset.shuffle(seed=seed)

@@ -1,0 +1,205 @@
+"""The joint objective: one primary step, and the cycle of primary and meta steps."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from torch import nn
+from typing_extensions import override
+
+from sae_lens_meta.checks import check_checkpoint
+from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.penalty import decomposability, unit_rows
+
+META_FOLDER = "meta"
+
+
+class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
+    """
+    Primary SAE trained jointly with a meta SAE over its decoder rows (arXiv:2604.03436).
+
+    The loss of a step is `L_SAE + lambda_2 * d_in * mean_i p_i`. The paper averages its
+    squared error over dimensions where SAELens sums it: the factor `d_in` makes
+    `decomposability_coefficient` mean the paper's lambda_2.
+
+    `meta_sae` is None for a solo SAE (`decomposability_coefficient=0`).
+    """
+
+    cfg: MetaTrainingSAEConfig  # type: ignore[assignment]
+    meta_sae: MetaSAE | None
+    steps_in_cycle: torch.Tensor
+
+    def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
+        with _seeded(cfg.init_seed, cfg.device):
+            super().__init__(cfg, use_error_term)
+            is_solo = cfg.decomposability_coefficient == 0
+            self.meta_sae = None if is_solo else MetaSAE(_meta_config(cfg))
+        self.register_buffer(
+            "steps_in_cycle", torch.tensor(0, device=self.W_dec.device)
+        )
+
+    @override
+    def get_coefficients(self) -> dict[str, TrainCoefficientConfig | float]:
+        if self.meta_sae is None:
+            return {}
+        return {
+            "decomposability": TrainCoefficientConfig(
+                value=self.cfg.decomposability_coefficient,
+                warm_up_steps=self.cfg.decomposability_warm_up_steps,
+            )
+        }
+
+    @override
+    def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """
+        Loss of one primary step on `[batch, d_in]`, preceded by the meta steps when due.
+
+        Raises:
+            ValueError: if the batch has another width than `d_in`, or holds NaN or inf.
+        """
+        self._check_batch(step_input)
+        if self.meta_sae is None:
+            return super().training_forward_pass(step_input)
+        self._advance_cycle()
+        output = super().training_forward_pass(step_input)
+        self._add_penalty(output, step_input.coefficients["decomposability"])
+        return output
+
+    @torch.compiler.disable()
+    def _advance_cycle(self) -> None:
+        """
+        Trains the meta SAE once `primary_steps_per_cycle` primary steps lie behind it.
+
+        A step begins after the trainer's optimizer has finished the one before, so the
+        meta phase of a cycle runs at the start of the next. The place in the cycle is a
+        buffer: a checkpoint keeps it.
+        """
+        assert self.meta_sae is not None
+        if self.steps_in_cycle == self.cfg.primary_steps_per_cycle:
+            rows = unit_rows(self.W_dec.detach())
+            self.meta_sae.fit(rows, self.cfg.meta_steps_per_cycle)
+            self.steps_in_cycle.zero_()
+        self.steps_in_cycle += 1
+
+    def _add_penalty(self, output: TrainStepOutput, coefficient: float) -> None:
+        assert self.meta_sae is not None
+        rows = unit_rows(self.W_dec)
+        recons = self.meta_sae.reconstruct(rows.detach())
+        penalty = decomposability(
+            rows, recons, self.cfg.decomposability_bandwidth
+        ).mean()
+        loss = coefficient * self.cfg.d_in * penalty
+        output.loss = output.loss + loss
+        output.losses["decomposability_loss"] = loss
+        output.metrics["mean_penalty"] = penalty.detach()
+        output.metrics |= meta_fit(rows.detach(), recons)
+
+    @torch.compiler.disable()
+    def _check_batch(self, step_input: TrainStepInput) -> None:
+        batch = step_input.sae_in
+        if batch.shape[-1] != self.cfg.d_in:
+            raise ValueError(
+                f"The activations have {batch.shape[-1]} dimensions but the SAE has "
+                f"d_in={self.cfg.d_in}. Set d_in to the width of the hook "
+                f"{self.cfg.metadata.hook_name!r}."
+            )
+        finite = torch.isfinite(batch).all(dim=-1)
+        if not finite.all():
+            bad = (~finite).nonzero().flatten()
+            raise ValueError(
+                f"NaN or inf in {len(bad)} of {len(batch)} activations of the batch at "
+                f"training step {step_input.n_training_steps} (first in row {int(bad[0])}). "
+                "The weights are untouched by this batch and the last checkpoint is intact. "
+                "Look for an overflow in the language model, for instance float16, before resuming."
+            )
+
+    @override
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """
+        Parameters of the primary alone.
+
+        SAELens gives `parameters()` to its Adam and its gradient clipping; the meta SAE
+        has an optimizer of its own. `state_dict()` holds both.
+        """
+        meta = f"{prefix}." * bool(prefix) + "meta_sae."
+        for name, parameter in super().named_parameters(
+            prefix, recurse, remove_duplicate
+        ):
+            if not name.startswith(meta):
+                yield name, parameter
+
+    @override
+    def to(self, *args: Any, **kwargs: Any) -> "MetaTrainingSAE":  # type: ignore[override]
+        if self.meta_sae is not None:
+            self.meta_sae.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    @override
+    def load_weights_from_checkpoint(self, checkpoint_path: Path | str) -> None:
+        shapes = {name: tuple(t.shape) for name, t in self.state_dict().items()}
+        check_checkpoint(checkpoint_path, self.cfg.architecture(), shapes)
+        super().load_weights_from_checkpoint(checkpoint_path)
+
+    @override
+    def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
+        """
+        Writes a plain `jumprelu` SAE to `path`, and the meta SAE as one to `path/meta`.
+
+        Returns:
+            The paths of the primary's weights and config.
+        """
+        saved = super().save_inference_model(path)
+        if self.meta_sae is not None:
+            self.meta_sae.pin_threshold(unit_rows(self.W_dec.detach()))
+            self.meta_sae.save_inference_model(Path(path) / META_FOLDER)
+        return saved
+
+
+@torch.no_grad()
+def meta_fit(rows: torch.Tensor, recons: torch.Tensor) -> dict[str, torch.Tensor]:
+    """
+    How well decoder rows `[d_sae, d_in]` are meta-reconstructed.
+
+    Returns:
+        `meta_mse`, summed over dimensions and averaged over rows, and
+        `meta_explained_variance`, 1 for a perfect and 0 for a constant reconstruction.
+    """
+    mse = (rows - recons).pow(2).sum(dim=-1).mean()
+    variance = (rows - rows.mean(dim=0)).pow(2).sum(dim=-1).mean()
+    return {"meta_mse": mse, "meta_explained_variance": 1 - mse / variance}
+
+
+def _meta_config(cfg: MetaTrainingSAEConfig) -> MetaSAEConfig:
+    return MetaSAEConfig(
+        d_in=cfg.d_in,
+        d_sae=cfg.meta_width,
+        k=cfg.meta_k,
+        dtype=cfg.dtype,
+        device=cfg.device,
+        # every other normalisation is a property of the activations, not of a vector
+        normalize_activations="layer_norm"
+        if cfg.normalize_activations == "layer_norm"
+        else "none",
+        apply_b_dec_to_input=cfg.apply_b_dec_to_input,
+        aux_loss_coefficient=cfg.aux_loss_coefficient,
+        decoder_init_norm=cfg.decoder_init_norm,
+        lr=cfg.meta_lr,
+        adam_beta1=cfg.meta_adam_beta1,
+        adam_beta2=cfg.meta_adam_beta2,
+    )
+
+
+@contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Seeds what happens inside and leaves the random state outside as it was."""
+    is_cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng(devices=[torch.device(device)] if is_cuda else []):
+        torch.manual_seed(seed)
+        yield
