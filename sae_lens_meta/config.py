@@ -41,9 +41,8 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
             two SAEs differ in their initial weights only if their init_seed differs.
         k (float): Average number of latents to keep active across the batch.
             Inherited from BatchTopKTrainingSAEConfig.
-        topk_threshold_lr (float): Rate of the moving average that becomes the exported threshold.
-            SAELens's 0.01 lags a hundred steps behind, which costs a short run a quarter of its L0.
-            Inherited from BatchTopKTrainingSAEConfig.
+        topk_threshold_lr (float): Rate of the running threshold that is logged. The exported one
+            is taken from the last activations instead. Inherited from BatchTopKTrainingSAEConfig.
         aux_loss_coefficient (float): Weight of the dead-latent loss; 1/32 as in the author's code.
             Inherited from TopKTrainingSAEConfig.
         rescale_acts_by_decoder_norm (bool): Treat the decoder as if it was already normalized.
@@ -68,7 +67,6 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
     ] = "layer_norm"
     aux_loss_coefficient: float = 1 / 32
     decoder_init_norm: float | None = 1.0
-    topk_threshold_lr: float = 0.5
 
     meta_d_sae: int | None = None
     meta_k: float = 8

@@ -142,6 +142,7 @@ def train_side_by_side(
             training_tokens=cfg.tokens,
             train_batch_size_tokens=cfg.batch_size,
             store_batch_size_prompts=16,
+            n_batches_in_buffer=128,
             lr=cfg.lr,
             adam_beta2=0.99,
             dead_feature_window=50,

@@ -83,13 +83,6 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         with torch.autocast(rows.device.type, enabled=False):
             return self(rows)
 
-    @torch.no_grad()
-    def pin_threshold(self, rows: torch.Tensor) -> None:
-        """Sets the exported threshold to the one that BatchTopK applies to `rows`."""
-        self.topk_threshold.zero_()
-        self.n_threshold_updates.zero_()
-        self.update_topk_threshold(self.encode(rows))
-
     @property
     def dead_latents(self) -> torch.Tensor:
         """Mask `[meta_d_sae]` of meta latents that no row has used for a while."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import act_times_W_dec, calculate_topk_aux_acts
 from typing_extensions import override
@@ -13,23 +13,12 @@ INFERENCE_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
     """
-    SAELens's BatchTopK with two differences.
+    SAELens's BatchTopK with its losses between normalised input and reconstruction.
 
-    - The losses are taken between normalised input and normalised reconstruction, as in
-      the paper. SAELens undoes `layer_norm` first, so that the few tokens of huge norm
-      dominate, and refuses its auxiliary loss there. Without a run-time normalisation
-      the two are the same, bit for bit.
-    - The exported threshold is free of the running average's start at 0.
+    That is how the paper takes them. SAELens undoes `layer_norm` first, so that the few
+    tokens of huge norm dominate, and refuses its auxiliary loss there. Without a run-time
+    normalisation the two classes are the same, bit for bit.
     """
-
-    n_threshold_updates: torch.Tensor
-
-    def __init__(self, cfg: BatchTopKTrainingSAEConfig, use_error_term: bool = False):
-        super().__init__(cfg, use_error_term)
-        self.register_buffer(
-            "n_threshold_updates",
-            torch.tensor(0, dtype=torch.long, device=self.W_dec.device),
-        )
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -87,22 +76,21 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         loss = (self._decode_normalized(acts) - residual).pow(2).sum(dim=-1).mean()
         return self.cfg.aux_loss_coefficient * min(n_dead / k_aux, 1.0) * loss
 
-    @override
     @torch.no_grad()
-    def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
-        super().update_topk_threshold(acts_topk)
-        self.n_threshold_updates += (acts_topk > 0).any()
+    def set_threshold(self, inputs: torch.Tensor) -> None:
+        """
+        Sets the threshold to where BatchTopK cuts `inputs`, `[n, d_in]`, now.
 
-    def unbiased_threshold(self) -> torch.Tensor:
-        """The running threshold, a scalar, without the weight of its initial 0."""
-        weight_of_start = (1 - self.cfg.topk_threshold_lr) ** self.n_threshold_updates
-        return self.topk_threshold / (1 - weight_of_start).clamp(min=1e-12)
+        SAELens's running threshold starts at 0 and lags a hundred steps behind weights
+        that move fast in a short run; gated by it, the L0 comes out far from k.
+        """
+        acts = self.encode(inputs)
+        self.topk_threshold = acts[acts > 0].min().to(self.topk_threshold)
 
     @override
     def process_state_dict_for_saving_inference(
         self, state_dict: dict[str, Any]
     ) -> None:
-        state_dict["topk_threshold"] = self.unbiased_threshold()
         super().process_state_dict_for_saving_inference(state_dict)
         for name in set(state_dict) - set(INFERENCE_WEIGHTS):
             del state_dict[name]

@@ -18,6 +18,11 @@ from sae_lens_meta.penalty import decomposability, unit_rows
 
 META_FOLDER = "meta"
 
+# Activations that the exported threshold is taken from: some of each of the last 64 steps,
+# since neighbouring batches often come from one document.
+N_RECENT_INPUTS = 4096
+N_RECENT_PER_STEP = 64
+
 
 class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
     """
@@ -33,15 +38,19 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
     cfg: MetaTrainingSAEConfig  # type: ignore[assignment]
     meta_sae: MetaSAE | None
     steps_in_cycle: torch.Tensor
+    recent_inputs: torch.Tensor
+    n_recent_inputs: torch.Tensor
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
         with _seeded(cfg.init_seed, cfg.device):
             super().__init__(cfg, use_error_term)
             is_solo = cfg.decomposability_coefficient == 0
             self.meta_sae = None if is_solo else MetaSAE(_meta_config(cfg))
-        self.register_buffer(
-            "steps_in_cycle", torch.tensor(0, device=self.W_dec.device)
-        )
+        device = self.W_dec.device
+        recent_inputs = self.W_dec.new_zeros(N_RECENT_INPUTS, cfg.d_in)
+        self.register_buffer("steps_in_cycle", torch.tensor(0, device=device))
+        self.register_buffer("recent_inputs", recent_inputs)
+        self.register_buffer("n_recent_inputs", torch.tensor(0, device=device))
 
     @override
     def get_coefficients(self) -> dict[str, TrainCoefficientConfig | float]:
@@ -63,6 +72,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
             ValueError: if the batch has another width than `d_in`, or holds NaN or inf.
         """
         self._check_batch(step_input)
+        self._remember(step_input.sae_in)
         if self.meta_sae is None:
             return super().training_forward_pass(step_input)
         self._advance_cycle()
@@ -118,6 +128,21 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
                 "Look for an overflow in the language model, for instance float16, before resuming."
             )
 
+    @torch.compiler.disable()
+    @torch.no_grad()
+    def _remember(self, batch: torch.Tensor) -> None:
+        """Keeps some activations of this batch, the oldest ones giving way."""
+        rows = batch[:: max(1, len(batch) // N_RECENT_PER_STEP)][:N_RECENT_PER_STEP]
+        places = torch.arange(len(rows), device=rows.device) + self.n_recent_inputs
+        self.recent_inputs[places % N_RECENT_INPUTS] = rows.to(self.recent_inputs)
+        self.n_recent_inputs += len(rows)
+
+    @override
+    @torch.no_grad()
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        super().fold_activation_norm_scaling_factor(scaling_factor)
+        self.recent_inputs /= scaling_factor
+
     @override
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -155,9 +180,11 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         Returns:
             The paths of the primary's weights and config.
         """
+        if self.n_recent_inputs > 0:
+            self.set_threshold(self.recent_inputs[: self.n_recent_inputs])
         saved = super().save_inference_model(path)
         if self.meta_sae is not None:
-            self.meta_sae.pin_threshold(unit_rows(self.W_dec.detach()))
+            self.meta_sae.set_threshold(unit_rows(self.W_dec.detach()))
             self.meta_sae.save_inference_model(Path(path) / META_FOLDER)
         return saved
 
