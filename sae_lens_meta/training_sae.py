@@ -136,6 +136,8 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         places = torch.arange(len(rows), device=rows.device) + self.n_recent_inputs
         self.recent_inputs[places % N_RECENT_INPUTS] = rows.to(self.recent_inputs)
         self.n_recent_inputs += len(rows)
+        if self.n_recent_inputs >= 2 * N_RECENT_INPUTS:
+            self.n_recent_inputs -= N_RECENT_INPUTS
 
     @override
     @torch.no_grad()
@@ -171,6 +173,13 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         shapes = {name: tuple(t.shape) for name, t in self.state_dict().items()}
         check_checkpoint(checkpoint_path, self.cfg.architecture(), shapes)
         super().load_weights_from_checkpoint(checkpoint_path)
+
+    @override
+    def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
+        # load_from_disk gives every tensor the dtype of the weights, counters too
+        for name, tensor in self.state_dict().items():
+            if name in state_dict and not tensor.is_floating_point():
+                state_dict[name] = state_dict[name].to(tensor.dtype)
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:

@@ -48,7 +48,9 @@ def test_defaults_are_those_of_the_paper() -> None:
         ("normalize_activations", "batch_norm"),
     ],
 )
-def test_a_value_out_of_range_is_named_with_its_field(field: str, value: object) -> None:
+def test_a_value_out_of_range_is_named_with_its_field(
+    field: str, value: object
+) -> None:
     with pytest.raises(ValueError, match=f"{field} must be .*got {value}"):
         meta_config(**{field: value})
 

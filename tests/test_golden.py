@@ -36,7 +36,9 @@ def joint_sae(golden: Golden, **changes: Any) -> MetaTrainingSAE:
             meta_k=settings["meta_k"],
             decomposability_coefficient=settings["lambda2"],
             decomposability_bandwidth=settings["sigma_sq"],
-            normalize_activations="layer_norm" if settings["input_unit_norm"] else "none",
+            normalize_activations="layer_norm"
+            if settings["input_unit_norm"]
+            else "none",
             primary_steps_per_cycle=settings["n_primary_steps"],
             meta_steps_per_cycle=settings["n_meta_steps"],
             aux_loss_coefficient=settings["aux_penalty"],
@@ -159,7 +161,9 @@ def follow_the_authors_conventions(sae: MetaTrainingSAE) -> None:
         part.W_dec.register_post_accumulate_grad_hook(project)
 
 
-def test_trajectory_is_the_authors_under_his_decoder_conventions(golden: Golden) -> None:
+def test_trajectory_is_the_authors_under_his_decoder_conventions(
+    golden: Golden,
+) -> None:
     sae = joint_sae(golden)
     follow_the_authors_conventions(sae)
     deviation = run_trajectory(golden, sae)
