@@ -1,69 +1,89 @@
 """What can be wrong with a run and can be said before it trains."""
 
 import json
+import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import load_dataset
+from sae_lens import TrainingSAE
 from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    TRAINER_STATE_FILENAME,
+)
 from safetensors import SafetensorError, safe_open
 from transformer_lens.HookedRootModule import HookedRootModule
 
 
-def check_checkpoint(
-    path: str | Path, architecture: str, shapes: dict[str, tuple[int, ...]]
-) -> None:
+def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     """
-    Checks that a checkpoint folder can be resumed by an SAE of these tensor `shapes`.
+    Checks that `cfg.resume_from_checkpoint`, if given, can be resumed by `cfg.sae`.
 
     Raises:
         FileNotFoundError: if the folder or a file that SAELens writes is missing.
-        ValueError: if its weights are truncated, or of another architecture or shape.
+        ValueError: if a file is truncated, or the SAE is of another architecture or shape.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"There is no checkpoint folder at {path}.")
+    if cfg.resume_from_checkpoint is None:
+        return
+    folder = Path(cfg.resume_from_checkpoint)
+    sae = TrainingSAE.from_dict({**cfg.sae.to_dict(), "device": "meta"})
+    check_weights(folder, sae)
+    if not zipfile.is_zipfile(folder / TRAINER_STATE_FILENAME):
+        raise ValueError(
+            f"{folder / TRAINER_STATE_FILENAME} cannot be read: it is missing, truncated or "
+            "damaged. Resume from an earlier checkpoint."
+        )
+
+
+def check_weights(folder: Path, sae: TrainingSAE[Any]) -> None:
+    """
+    Checks that the weights and config saved in `folder` fit `sae`.
+
+    Raises:
+        FileNotFoundError: if the folder or one of the two files is missing.
+        ValueError: if the weights are truncated, or of another architecture or shape.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no checkpoint folder at {folder}.")
     for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (path / name).is_file():
+        if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{path} is not a checkpoint that can be resumed: it has no {name}. "
+                f"{folder} is not a checkpoint that can be resumed: it has no {name}. "
                 "Give the folder of one checkpoint, for instance checkpoints/<id>/<n_samples>."
             )
-    saved_architecture = json.loads((path / SAE_CFG_FILENAME).read_text())[
-        "architecture"
-    ]
-    if saved_architecture != architecture:
+    saved = json.loads((folder / SAE_CFG_FILENAME).read_text())["architecture"]
+    if saved != sae.cfg.architecture():
         raise ValueError(
-            f"The checkpoint {path} is of architecture {saved_architecture!r}; "
-            f"this run trains {architecture!r}."
+            f"The checkpoint {folder} is of architecture {saved!r}; "
+            f"this run trains {sae.cfg.architecture()!r}."
         )
+    _check_shapes(folder, sae)
+
+
+def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
+    path = folder / SAE_WEIGHTS_FILENAME
     try:
-        with safe_open(path / SAE_WEIGHTS_FILENAME, framework="pt") as weights:
-            saved = {n: tuple(weights.get_slice(n).get_shape()) for n in weights.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path / SAE_WEIGHTS_FILENAME} cannot be read ({error}): the file is truncated "
-            "or damaged. Resume from an earlier checkpoint."
+            f"{path} cannot be read ({error}): the file is truncated or damaged. "
+            "Resume from an earlier checkpoint."
         ) from error
-    _check_shapes(path, saved, shapes)
-
-
-def _check_shapes(
-    path: Path, saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
-) -> None:
-    for name, shape in wanted.items():
+    for name, tensor in sae.state_dict().items():
         if name not in saved:
             raise ValueError(
-                f"The checkpoint {path} has no tensor {name!r}. A solo run "
+                f"The checkpoint {folder} has no tensor {name!r}. A solo run "
                 "(decomposability_coefficient=0) and a joint run cannot resume each other."
             )
-        if saved[name] != shape:
+        if list(saved[name]) != list(tensor.shape):
             raise ValueError(
-                f"The checkpoint {path} has {name} of shape {list(saved[name])}, this run's "
-                f"is {list(shape)}. Set d_in, d_sae and meta_d_sae as they were."
+                f"The checkpoint {folder} has {name} of shape {list(saved[name])}, this "
+                f"run's is {list(tensor.shape)}. Set d_in, d_sae and meta_d_sae as they were."
             )
 
 

@@ -8,7 +8,7 @@ from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
-from sae_lens_meta.checks import check_dataset, check_hook
+from sae_lens_meta.checks import check_dataset, check_hook, check_resume
 from sae_lens_meta.demo import DemoConfig, run_demo
 
 
@@ -26,6 +26,7 @@ def train(args: list[str]) -> None:
     if args and not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *args]
     cfg = _parse_cfg_args(args)
+    check_resume(cfg)
     if not cfg.use_cached_activations:
         check_dataset(cfg.dataset_path, cfg.streaming)
     runner = LanguageModelSAETrainingRunner(cfg)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sae_lens import (
     SAE,
     ActivationsStore,
@@ -28,14 +29,16 @@ from sae_lens_meta.evaluation.activations import stream_activations
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
-    measure_reconstruction,
+    ReconstructionMeter,
 )
-from sae_lens_meta.evaluation.top_contexts import Peak, top_contexts
+from sae_lens_meta.evaluation.top_contexts import TopContexts
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.text import PYDOC, load_text
 
 SMOLLM2 = "smollm2"
 JOINT, SOLO = "joint", "solo"
+CONTEXTS_PER_BATCH = 8
+MAX_CE_TOKENS = 4096
 
 
 @dataclass
@@ -101,24 +104,20 @@ class DemoRow:
 
 
 def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
-    """Trains, measures, saves and shows; returns the figures of each SAE by name."""
+    """Trains a joint and a solo SAE side by side, measures, saves and shows them."""
     training_text, held_out = load_text(cfg.dataset, cfg.held_out_documents, cfg.seed)
     model_path = _model_path(cfg.model, console)
     model = load_model(cfg.model_class, model_path, device=cfg.device)
-    saes = _sae_configs(cfg, hook_width(model, cfg.hook))
-    train_side_by_side(cfg, model_path, model, training_text, saes)
+    configs = _sae_configs(cfg, hook_width(model, cfg.hook))
+    train_side_by_side(cfg, model_path, model, training_text, configs)
 
-    rows = {}
-    for name, sae_cfg in saes.items():
-        console.print(f"Measuring {name} on held-out text")
-        sae = SAE.load_from_disk(cfg.output / name, device=cfg.device)
-        rows[name] = measure(cfg, sae, sae_cfg, model, held_out)
+    saes = {name: SAE.load_from_disk(cfg.output / name, cfg.device) for name in configs}
+    contexts = TopContexts(saes[JOINT], _some_latents(cfg))
+    rows = measure(cfg, saes, model, held_out, contexts)
     console.print(_table(rows))
-
-    joint = SAE.load_from_disk(cfg.output / JOINT, device=cfg.device)
-    show_latents(cfg, joint, model, held_out, console)
+    show_latents(contexts, model.tokenizer, console)
     console.print(
-        f"Saved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
+        f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
     )
     return rows
 
@@ -165,17 +164,50 @@ def train_side_by_side(
 
 def measure(
     cfg: DemoConfig,
-    sae: SAE[Any],
-    sae_cfg: MetaTrainingSAEConfig,
+    saes: dict[str, SAE[Any]],
     model: HookedRootModule,
     text: Dataset,
-) -> DemoRow:
-    """Figures of `sae` on `text`, and of its decoder."""
-    batches = stream_activations(_store(cfg, sae, model, text), cfg.eval_tokens)
-    reconstruction = measure_reconstruction(sae, (b.activations for b in batches))
+    contexts: TopContexts,
+) -> dict[str, DemoRow]:
+    """Figures of each SAE on `text`, read once, and of its decoder; fills `contexts`."""
+    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
+    any_sae = next(iter(saes.values()))
+    store = _store(cfg, any_sae, model, text)
+    for batch in stream_activations(store, cfg.eval_tokens):
+        for meter in meters.values():
+            meter.update(batch.activations)
+        contexts.update(batch)
+    return {
+        name: DemoRow(
+            reconstruction=meters[name].result(),
+            ce_loss_recovered=_ce_loss_recovered(cfg, sae, model, text),
+            meta_explained_variance=_meta_explained_variance(sae),
+        )
+        for name, sae in saes.items()
+    }
+
+
+def show_latents(
+    contexts: TopContexts, tokenizer: Any, console: Console, n_latents: int = 5
+) -> None:
+    """Prints the tokens that activate some latents most, the peak itself highlighted."""
+    firing = [i for i, peaks in contexts.peaks.items() if len(peaks) == contexts.n_top]
+    for latent in firing[:n_latents]:
+        console.print(f"\n[bold]Latent {latent} of the joint SAE[/bold]")
+        for peak in contexts.peaks[latent]:
+            before = repr(tokenizer.decode(peak.tokens[:-1]))[1:-1]
+            token = repr(tokenizer.decode(peak.tokens[-1:]))[1:-1]
+            console.print(
+                Text(f"  {peak.activation:6.2f}  {before}").append(token, "reverse")
+            )
+
+
+def _ce_loss_recovered(
+    cfg: DemoConfig, sae: SAE[Any], model: HookedRootModule, text: Dataset
+) -> float:
+    """SAELens's figure: 1 where the SAE costs the model nothing, 0 for a zeroed hook."""
     store = _store(cfg, sae, model, text)
-    prompts = reconstruction.n_tokens // cfg.context_size
-    n_batches = max(1, min(4, prompts // store.store_batch_size_prompts))
+    n_batches = max(1, MAX_CE_TOKENS // (cfg.context_size * CONTEXTS_PER_BATCH))
     metrics, _ = run_evals(
         sae,
         store,
@@ -184,43 +216,19 @@ def measure(
         EvalConfig(compute_ce_loss=True, n_eval_reconstruction_batches=n_batches),
         verbose=True,
     )
-    return DemoRow(
-        reconstruction=reconstruction,
-        ce_loss_recovered=metrics["model_performance_preservation"]["ce_loss_score"],
-        meta_explained_variance=meta_explained_variance(
-            sae.W_dec, sae_cfg.meta_width, sae_cfg.meta_k
-        ),
+    return metrics["model_performance_preservation"]["ce_loss_score"]
+
+
+def _meta_explained_variance(sae: SAE[Any]) -> float:
+    trained_with = sae.cfg.metadata.training_architecture_details
+    return meta_explained_variance(
+        sae.W_dec, trained_with["meta_d_sae"], trained_with["meta_k"]
     )
 
 
-def show_latents(
-    cfg: DemoConfig,
-    sae: SAE[Any],
-    model: HookedRootModule,
-    text: Dataset,
-    console: Console,
-    n_latents: int = 5,
-) -> dict[int, list[Peak]]:
-    """Prints the tokens that activate some latents most; drawn from those that fire."""
-    candidates = torch.randperm(
-        sae.cfg.d_sae, generator=torch.Generator().manual_seed(cfg.seed)
-    )[: 20 * n_latents].tolist()
-    batches = stream_activations(_store(cfg, sae, model, text), cfg.eval_tokens)
-    peaks = top_contexts(sae, batches, candidates)
-    firing = {latent: top for latent, top in peaks.items() if len(top) == 5}
-    tokenizer: Any = model.tokenizer
-    for latent in list(firing)[:n_latents]:
-        console.print(f"\n[bold]Latent {latent} of the joint SAE[/bold]")
-        for peak in firing[latent]:
-            before = tokenizer.decode(peak.tokens[:-1])
-            console.print(f"  {peak.activation:6.2f}  ", end="")
-            console.print(repr(before)[1:-1], end="", markup=False, highlight=False)
-            console.print(
-                repr(tokenizer.decode(peak.tokens[-1:]))[1:-1],
-                style="reverse",
-                markup=False,
-            )
-    return firing
+def _some_latents(cfg: DemoConfig) -> list[int]:
+    generator = torch.Generator().manual_seed(cfg.seed)
+    return torch.randperm(cfg.d_sae, generator=generator)[:100].tolist()
 
 
 def _sae_configs(cfg: DemoConfig, d_in: int) -> dict[str, MetaTrainingSAEConfig]:
@@ -256,7 +264,7 @@ def _store(
         sae,
         dataset=text,
         context_size=cfg.context_size,
-        store_batch_size_prompts=8,
+        store_batch_size_prompts=CONTEXTS_PER_BATCH,
         total_tokens=cfg.eval_tokens,
         device=cfg.device,
     )

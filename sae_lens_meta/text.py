@@ -27,10 +27,10 @@ def load_text(
     documents = _documents(name, seed)
     held_out = Dataset.from_list(list(documents.take(n_held_out)))
     training = documents.skip(n_held_out)
-    if len(held_out) < n_held_out or next(iter(training), None) is None:
+    if next(iter(training), None) is None:
         raise ValueError(
-            f"{name!r} has too little text: {len(held_out)} documents were held out for "
-            f"measuring (asked for: {n_held_out}) and none are left to train on."
+            f"{name!r} has {len(held_out)} documents: with {n_held_out} held out for "
+            "measuring, none are left to train on. Hold out fewer or give more text."
         )
     return training, held_out
 

@@ -10,7 +10,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepO
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_meta.checks import check_checkpoint
+from sae_lens_meta.checks import check_weights
 from sae_lens_meta.config import MetaTrainingSAEConfig
 from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
 from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
@@ -170,8 +170,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
 
     @override
     def load_weights_from_checkpoint(self, checkpoint_path: Path | str) -> None:
-        shapes = {name: tuple(t.shape) for name, t in self.state_dict().items()}
-        check_checkpoint(checkpoint_path, self.cfg.architecture(), shapes)
+        check_weights(Path(checkpoint_path), self)
         super().load_weights_from_checkpoint(checkpoint_path)
 
     @override

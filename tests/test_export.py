@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from sae_lens import SAE, JumpReLUSAE
+from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.penalty import unit_rows

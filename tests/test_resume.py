@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from sae_lens.saes.sae import TrainingSAE
+from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
 from tests.helpers import meta_config, sparse_batches, train, trainer_for

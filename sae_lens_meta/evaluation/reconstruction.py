@@ -1,6 +1,5 @@
 """How well an SAE reconstructs activations, and at what sparsity."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,40 +26,50 @@ class Reconstruction:
     n_tokens: int
 
 
-@torch.no_grad()
-def measure_reconstruction(
-    sae: SAE[Any], activations: Iterable[torch.Tensor]
-) -> Reconstruction:
+class ReconstructionMeter:
     """
-    Measures `sae` in one pass over batches of activations, each `[..., d_in]`.
+    Measures an SAE over a stream of activations.
 
-    All figures are taken after normalising every vector, whatever `sae` does inside:
-    a few tokens of huge norm would decide them otherwise.
+    All figures are taken after normalising every vector, whatever the SAE does inside:
+    a few tokens of huge norm would decide them otherwise. Sums are kept in float64.
     """
-    n_tokens = n_active = 0
-    squared_error = squared_norm = 0.0
-    total = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
-    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
-    for batch in activations:
-        x = batch.reshape(-1, sae.cfg.d_in).to(sae.device, torch.float32)
-        acts = sae.encode(x)
-        recons = sae.decode(acts)
+
+    def __init__(self, sae: SAE[Any]):
+        self.sae = sae
+        self._n_tokens = self._n_active = 0
+        self._squared_error = self._squared_norm = 0.0
+        self._sum = torch.zeros(sae.cfg.d_in, dtype=torch.float64)
+        self._fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+
+    @torch.no_grad()
+    def update(self, activations: torch.Tensor) -> None:
+        """Adds a batch of activations, `[..., d_in]`."""
+        x = activations.reshape(-1, self.sae.cfg.d_in)
+        x = x.to(self.sae.device, torch.float32)
+        acts = self.sae.encode(x)
+        error = self.sae.decode(acts) - x
         mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
-        normalized = (x - mean) / std
-        squared_error += ((recons - x) / std).double().pow(2).sum().item()
-        squared_norm += normalized.double().pow(2).sum().item()
-        total += normalized.double().sum(0).cpu()
-        active = acts > 0
-        n_active += int(active.sum())
-        fired |= active.any(0).cpu()
-        n_tokens += len(x)
-    if n_tokens == 0:
-        raise ValueError("No activations to measure on: the stream was empty.")
-    variance = squared_norm / n_tokens - (total / n_tokens).pow(2).sum().item()
-    return Reconstruction(
-        normalized_l2=squared_error / n_tokens / sae.cfg.d_in,
-        explained_variance=1 - squared_error / n_tokens / variance,
-        l0=n_active / n_tokens,
-        n_silent=int((~fired).sum()),
-        n_tokens=n_tokens,
-    )
+        normalized = ((x - mean) / std).double()
+        self._squared_error += (error / std).double().pow(2).sum().item()
+        self._squared_norm += normalized.pow(2).sum().item()
+        self._sum += normalized.sum(0).cpu()
+        self._n_active += int((acts > 0).sum())
+        self._fired |= (acts > 0).any(0).cpu()
+        self._n_tokens += len(x)
+
+    def result(self) -> Reconstruction:
+        """
+        Raises:
+            ValueError: if no activation was added.
+        """
+        n = self._n_tokens
+        if n == 0:
+            raise ValueError("No activations to measure on: the stream was empty.")
+        variance = self._squared_norm / n - (self._sum / n).pow(2).sum().item()
+        return Reconstruction(
+            normalized_l2=self._squared_error / n / self.sae.cfg.d_in,
+            explained_variance=1 - self._squared_error / n / variance,
+            l0=self._n_active / n,
+            n_silent=int((~self._fired).sum()),
+            n_tokens=n,
+        )

@@ -1,6 +1,6 @@
 """The tokens that activate a latent most, in their context."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,33 +18,41 @@ class Peak:
     tokens: list[int]
 
 
-@torch.no_grad()
-def top_contexts(
-    sae: SAE[Any],
-    batches: Iterable[ActivationBatch],
-    latents: Sequence[int],
-    n_top: int = 5,
-    n_before: int = 8,
-) -> dict[int, list[Peak]]:
+class TopContexts:
     """
-    The `n_top` strongest activations of each latent, strongest first.
+    Keeps the `n_top` strongest activations of each of some latents over a stream.
 
-    A latent that fires on fewer tokens has fewer. Memory grows with the number of
-    latents asked for, not with the tokens read.
+    Memory grows with the number of latents asked for, not with the tokens read.
+
+    Attributes:
+        peaks: of each latent, strongest first; fewer where it fires on fewer tokens.
     """
-    index = torch.tensor(latents, device=sae.device)
-    peaks: dict[int, list[Peak]] = {latent: [] for latent in latents}
-    for batch in batches:
-        acts = sae.encode(batch.activations.to(sae.device))[..., index]
-        for column, latent in enumerate(latents):
-            values, places = (
-                acts[..., column].flatten().topk(min(n_top, acts[..., 0].numel()))
-            )
-            for value, place in zip(values.tolist(), places.tolist(), strict=True):
+
+    def __init__(
+        self,
+        sae: SAE[Any],
+        latents: Sequence[int],
+        n_top: int = 5,
+        n_before: int = 8,
+    ):
+        self.sae = sae
+        self.n_top = n_top
+        self.n_before = n_before
+        self.peaks: dict[int, list[Peak]] = {latent: [] for latent in latents}
+
+    @torch.no_grad()
+    def update(self, batch: ActivationBatch) -> None:
+        """Adds a batch of tokens and activations."""
+        acts = self.sae.encode(batch.activations.to(self.sae.device))
+        for latent, peaks in self.peaks.items():
+            values = acts[..., latent].flatten()
+            top = values.topk(min(self.n_top, len(values)))
+            for value, place in zip(*(t.tolist() for t in top), strict=True):
                 if value > 0:
-                    prompt, position = divmod(place, batch.tokens.shape[1])
-                    start = max(0, position - n_before)
-                    context = batch.tokens[prompt, start : position + 1].tolist()
-                    peaks[latent].append(Peak(value, context))
-            peaks[latent] = sorted(peaks[latent], reverse=True)[:n_top]
-    return peaks
+                    peaks.append(Peak(value, self._context(batch.tokens, place)))
+            self.peaks[latent] = sorted(peaks, reverse=True)[: self.n_top]
+
+    def _context(self, tokens: torch.Tensor, place: int) -> list[int]:
+        prompt, position = divmod(place, tokens.shape[1])
+        start = max(0, position - self.n_before)
+        return tokens[prompt, start : position + 1].tolist()

@@ -1,0 +1,80 @@
+"""The real language model, converted once, and its TransformerLens twin."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.text import load_text
+
+N_LAYERS = 12
+
+
+@pytest.fixture(autouse=True)
+def _quiet_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a folder that SAELens loads."""
+    return convert_gguf(smollm2_gguf(), tmp_path_factory.mktemp("model") / "smollm2")
+
+
+@pytest.fixture(scope="session")
+def hooked_smollm2(smollm2: Path) -> HookedTransformer:
+    """The first layers of the same weights as a TransformerLens model."""
+    hf_model: Any = AutoModelForCausalLM.from_pretrained(smollm2)
+    hf = hf_model.config
+    cfg = HookedTransformerConfig(
+        n_layers=N_LAYERS,
+        d_model=hf.hidden_size,
+        n_ctx=128,
+        d_head=hf.hidden_size // hf.num_attention_heads,
+        n_heads=hf.num_attention_heads,
+        n_key_value_heads=hf.num_key_value_heads,
+        d_mlp=hf.intermediate_size,
+        d_vocab=hf.vocab_size,
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        eps=hf.rms_norm_eps,
+        positional_embedding_type="rotary",
+        rotary_adjacent_pairs=False,
+        rotary_dim=hf.hidden_size // hf.num_attention_heads,
+        rotary_base=int(hf.rope_parameters["rope_theta"]),
+        final_rms=True,
+        original_architecture="LlamaForCausalLM",
+    )
+    model = HookedTransformer(cfg, AutoTokenizer.from_pretrained(smollm2))
+    model.load_state_dict(convert_llama_weights(hf_model, cfg), strict=False)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def text() -> Dataset:
+    documents, _ = load_text("pydoc", n_held_out=4)
+    assert isinstance(documents, Dataset)
+    return documents
+
+
+@pytest.fixture(autouse=True)
+def _restore_signal_handlers() -> Any:
+    """SAELens's runners install handlers that would outlive the test."""
+    import signal
+
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def random_activations() -> torch.Tensor:
+    return torch.randn(300, 16, generator=torch.Generator().manual_seed(3))

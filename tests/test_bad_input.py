@@ -1,0 +1,138 @@
+"""What is wrong with a run is said before it trains, through our command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_lens import HookedSAETransformer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import sae_lens_meta.cli as cli
+from sae_lens_meta.checks import check_dataset, check_hook, hook_width
+from tests.helpers import meta_config, train
+from tests.test_entry_points import runner_config
+
+
+@pytest.fixture
+def tiny_model() -> HookedTransformer:
+    return HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=2,
+            d_model=16,
+            n_ctx=8,
+            d_head=4,
+            n_heads=4,
+            d_vocab=11,
+            act_fn="relu",
+        )
+    )
+
+
+def test_width_of_a_hook_is_what_the_model_gives(tiny_model: HookedTransformer) -> None:
+    assert hook_width(tiny_model, "blocks.1.hook_resid_pre") == 16
+    assert hook_width(tiny_model, "blocks.1.mlp.hook_post") == 64
+    assert hook_width(tiny_model, "blocks.0.attn.hook_z") == 16
+
+
+def test_unknown_hook_names_the_ones_like_it(tiny_model: HookedTransformer) -> None:
+    with pytest.raises(
+        ValueError, match="no hook named 'blocks.1.hook_resid_prey'.*hook_resid_pre"
+    ):
+        hook_width(tiny_model, "blocks.1.hook_resid_prey")
+
+
+def test_d_in_that_does_not_match_the_hook(
+    tiny_model: HookedTransformer, tmp_path: Path
+) -> None:
+    cfg = runner_config(
+        tmp_path, tmp_path, meta_config(d_in=24), hook_name="blocks.0.hook_resid_pre"
+    )
+    with pytest.raises(
+        ValueError, match="gives 16 dimensions but the SAE has d_in=24. Set d_in to 16"
+    ):
+        check_hook(tiny_model, cfg)
+
+
+def test_empty_dataset(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_dict({"text": []}).to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(ValueError, match="is empty: there is nothing to train on"):
+        check_dataset(str(tmp_path), streaming=False)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs `sae-lens-meta train` up to the training itself, on a tiny model and one line of text."""
+    model = HookedSAETransformer(
+        HookedTransformerConfig(
+            n_layers=1,
+            d_model=16,
+            n_ctx=128,
+            d_head=4,
+            n_heads=4,
+            d_vocab=11,
+            act_fn="relu",
+        )
+    )
+    monkeypatch.setattr(
+        "sae_lens.llm_sae_training_runner.load_model", lambda *_args, **_kwargs: model
+    )
+    (tmp_path / "data").mkdir()
+    row = json.dumps({"tokens": [1] * 128})
+    (tmp_path / "data" / "train.jsonl").write_text(f"{row}\n" * 4)
+
+    def run(*args: str) -> str:
+        common = f"train --hook_name blocks.0.hook_resid_pre --dataset_path {tmp_path / 'data'}"
+        common += " --streaming false --log_to_wandb false --d_in 16 --d_sae 64 --k 4 --meta_k 2"
+        common += f" --training_tokens 256 --train_batch_size_tokens 128 --output_path {tmp_path}/o"
+        common += f" --checkpoint_path {tmp_path}/c --store_batch_size_prompts 1"
+        with pytest.raises(SystemExit) as exit:
+            cli.main([*common.split(), *args])
+        assert not (tmp_path / "o").exists(), "nothing was trained"
+        return str(exit.value)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["--meta_d_sae", "64"],
+            "meta_d_sae must be at least 1 and below d_sae=64, got 64",
+        ),
+        (
+            ["--meta_steps_per_cycle", "0"],
+            "meta_steps_per_cycle must be at least 1, got 0",
+        ),
+        (["--d_in", "24"], "gives 16 dimensions but the SAE has d_in=24"),
+        (
+            ["--hook_name", "blocks.7.hook_resid_pre"],
+            "no hook named 'blocks.7.hook_resid_pre'",
+        ),
+        (["--resume_from_checkpoint", "nowhere"], "no checkpoint folder at nowhere"),
+    ],
+)
+def test_command_line_ends_with_one_line(
+    command: Any, args: list[str], message: str
+) -> None:
+    assert message in command(*args)
+
+
+def test_command_line_refuses_a_truncated_checkpoint(
+    command: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    train(
+        meta_config(meta_d_sae=None),
+        3,
+        save_final_checkpoint=True,
+        checkpoint_path=str(folder),
+    )
+    (checkpoint,) = folder.iterdir()
+    with open(checkpoint / "trainer_state.pt", "r+b") as file:
+        file.truncate(2000)
+    printed = command("--resume_from_checkpoint", str(checkpoint))
+    assert "trainer_state.pt cannot be read" in printed
