@@ -92,13 +92,17 @@ def check_dataset(dataset_path: str, streaming: bool) -> None:
     Checks that a dataset holds at least one row.
 
     Raises:
-        ValueError: if it is empty.
+        ValueError: if it is empty or has no split `train`.
     """
-    dataset: Any = load_dataset(dataset_path, split="train", streaming=streaming)
-    if next(iter(dataset), None) is None:
+    try:
+        dataset: Any = load_dataset(dataset_path, split="train", streaming=streaming)
+        is_empty = next(iter(dataset), None) is None
+    except ValueError as error:
         raise ValueError(
-            f"The dataset {dataset_path!r} is empty: there is nothing to train on."
-        )
+            f"The dataset {dataset_path!r} gives nothing to train on: {error}"
+        ) from error
+    if is_empty:
+        raise ValueError(f"The dataset {dataset_path!r} is empty.")
 
 
 @torch.no_grad()

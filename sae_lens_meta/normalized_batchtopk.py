@@ -85,7 +85,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         that move fast in a short run; gated by it, the L0 comes out far from k.
         """
         acts = self.encode(inputs)
-        self.topk_threshold = acts[acts > 0].min().to(self.topk_threshold)
+        if (acts > 0).any():
+            self.topk_threshold = acts[acts > 0].min().to(self.topk_threshold)
 
     @override
     def process_state_dict_for_saving_inference(

@@ -25,14 +25,13 @@ def load_text(
         ValueError: if there are not more documents than are held out.
     """
     documents = _documents(name, seed)
-    held_out = Dataset.from_list(list(documents.take(n_held_out)))
-    training = documents.skip(n_held_out)
-    if next(iter(training), None) is None:
+    first = list(documents.take(n_held_out + 1))
+    if len(first) <= n_held_out:
         raise ValueError(
-            f"{name!r} has {len(held_out)} documents: with {n_held_out} held out for "
+            f"{name!r} has {len(first)} documents: with {n_held_out} held out for "
             "measuring, none are left to train on. Hold out fewer or give more text."
         )
-    return training, held_out
+    return documents.skip(n_held_out), Dataset.from_list(first[:n_held_out])
 
 
 def _documents(name: str, seed: int) -> Dataset | IterableDataset:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from sae_lens import HookedSAETransformer
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
@@ -54,12 +55,11 @@ def test_d_in_that_does_not_match_the_hook(
         check_hook(tiny_model, cfg)
 
 
-def test_empty_dataset(tmp_path: Path) -> None:
-    from datasets import Dataset
-
+@pytest.mark.parametrize("streaming", [False, True])
+def test_empty_dataset(tmp_path: Path, streaming: bool) -> None:
     Dataset.from_dict({"text": []}).to_parquet(str(tmp_path / "train.parquet"))
-    with pytest.raises(ValueError, match="is empty: there is nothing to train on"):
-        check_dataset(str(tmp_path), streaming=False)
+    with pytest.raises(ValueError, match="gives nothing to train on|is empty"):
+        check_dataset(str(tmp_path), streaming)
 
 
 @pytest.fixture

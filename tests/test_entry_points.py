@@ -1,6 +1,8 @@
 """A run through each of SAELens's entry points, on a real model where it needs one."""
 
 import json
+import os
+import signal
 import struct
 from collections.abc import Iterator
 from importlib import import_module
@@ -23,6 +25,7 @@ from sae_lens.synthetic import (
     SyntheticSAERunner,
     SyntheticSAERunnerConfig,
 )
+from sae_lens.training._interruption import InterruptedException
 from transformer_lens import HookedTransformer
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
@@ -214,6 +217,43 @@ def test_multi_runner_trains_solo_beside_joint_on_the_same_activations(
     resumed = MultiSAETrainingRunner(cfg, override_dataset=text).run()["joint"]
     assert isinstance(resumed, MetaTrainingSAE) and resumed.meta_sae is not None
     assert int(resumed.meta_sae.adam_step) == 2 * (STEPS // 3)
+
+
+@pytest.mark.slow
+def test_interrupted_multi_run_leaves_a_checkpoint_that_resumes(
+    smollm2: Path, text: Dataset, tmp_path: Path
+) -> None:
+    def runner(**changes: Any) -> MultiSAETrainingRunner:
+        cfg = MultiSAETrainingRunnerConfig(
+            saes={"joint": real_sae()},
+            hook_names=HOOK,
+            model_name=str(smollm2),
+            model_class_name="AutoModelForCausalLM",
+            training_tokens=STEPS * BATCH,
+            train_batch_size_tokens=BATCH,
+            store_batch_size_prompts=8,
+            checkpoint_path=str(tmp_path / "checkpoints"),
+            output_path=str(tmp_path / "out"),
+            logger=LoggingConfig(log_to_wandb=False),
+            **changes,
+        )
+        return MultiSAETrainingRunner(cfg, override_dataset=text)
+
+    calls = []
+
+    def interrupt(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    interrupted = runner()
+    interrupted.saes["joint"].hook_sae_input.register_forward_hook(interrupt)
+    with pytest.raises(InterruptedException):
+        interrupted.run()
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*/*")
+    assert int(checkpoint.name) == 7 * BATCH  # the eighth step was interrupted
+    resumed = runner(resume_from_checkpoint=str(checkpoint)).run()["joint"]
+    assert_joint_run(resumed, tmp_path / "out" / "joint")
 
 
 @pytest.mark.slow

@@ -142,5 +142,5 @@ def test_stream_reads_what_was_asked_and_no_token_twice(asked: int, read: int) -
 
 def test_too_little_text_for_a_batch_is_an_error() -> None:
     store: Any = CountingStore(n_batches=0)
-    with pytest.raises(ValueError, match="too short for one batch of 2 contexts of 10"):
+    with pytest.raises(ValueError, match="a batch is 2 contexts of 10"):
         list(stream_activations(store, 100))

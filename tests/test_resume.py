@@ -4,94 +4,138 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from sae_lens.saes.sae import TrainingSAE
+from datasets import Dataset
+from sae_lens import (
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    LanguageModelSAERunnerConfig,
+    LanguageModelSAETrainingRunner,
+    LoggingConfig,
+)
+from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from safetensors.torch import load_file
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_lens_meta import MetaTrainingSAE
-from tests.helpers import meta_config, sparse_batches, train, trainer_for
+from tests.helpers import BATCH, meta_config, sparse_batches, train, trainer_for
 
 SETTINGS = {"decomposability_warm_up_steps": 12, "k": 2, "primary_steps_per_cycle": 4}
-RUN = """
-import os, signal, sys
-from itertools import islice
-from tests.helpers import *
+N_STEPS = 40
 
-from tests.test_resume import SETTINGS
 
-folder, kill_after = sys.argv[1], int(sys.argv[2])
-def batches():
-    for step, batch in enumerate(sparse_batches()):
-        if step == kill_after:
+class ReplayStore:
+    """Stands in for SAELens's activation store: the same batches again, from any step."""
+
+    exclude_special_tokens = None
+
+    def __init__(self, first_step: int = 0, kill_at: int | None = None):
+        self.step, self.kill_at = first_step, kill_at
+        self._batches = islice(sparse_batches(), first_step, None)
+
+    def __next__(self) -> torch.Tensor:
+        if self.step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield batch
-sae = MetaTrainingSAE(meta_config(**SETTINGS))
-sae.b_enc.data[:6] = -1.0
-trainer_for(sae, batches(), 40, n_checkpoints=3, checkpoint_path=folder,
-            dead_feature_window=5, lr_decay_steps=20, adam_beta2=0.99).fit()
-"""
+        self.step += 1
+        return next(self._batches)
+
+    def save_to_checkpoint(self, checkpoint_path: Path) -> None: ...
+
+    def load_from_checkpoint(self, checkpoint_path: Path) -> None: ...
 
 
-def losses_from(folder: Path) -> tuple[MetaTrainingSAE, list[dict[str, float]], dict]:
-    """Resumes as SAELens's runner does, on the batches that follow, up to step 40."""
-    sae = MetaTrainingSAE(meta_config(**SETTINGS))
-    trainer = trainer_for(
-        sae, iter(()), 40, dead_feature_window=5, lr_decay_steps=20, adam_beta2=0.99
+def run(
+    folder: Path, resume_from: Path | None = None, kill_at: int | None = None
+) -> list[dict[str, float]]:
+    """SAELens's own runner on replayed batches; its final checkpoint is in `folder`."""
+    model = HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=1,
+            d_model=16,
+            n_ctx=8,
+            d_head=4,
+            n_heads=4,
+            d_vocab=9,
+            act_fn="relu",
+        )
     )
-    trainer.load_trainer_state(folder)
-    sae.load_weights_from_checkpoint(folder)
-    done = trainer.n_training_samples // 128
+    cfg = LanguageModelSAERunnerConfig(
+        sae=meta_config(**SETTINGS),
+        hook_name="blocks.0.hook_resid_pre",
+        context_size=8,
+        training_tokens=N_STEPS * BATCH,
+        train_batch_size_tokens=BATCH,
+        adam_beta2=0.99,
+        lr=1e-3,
+        lr_decay_steps=20,
+        dead_feature_window=5,
+        n_checkpoints=3,
+        save_final_checkpoint=True,
+        checkpoint_path=str(folder),
+        output_path=None,
+        resume_from_checkpoint=str(resume_from) if resume_from else None,
+        logger=LoggingConfig(log_to_wandb=False, wandb_id="run"),
+        verbose=False,
+    )
+    text = Dataset.from_dict({"tokens": [[1] * 8]})
+    runner = LanguageModelSAETrainingRunner(
+        cfg, override_dataset=text, override_model=model
+    )
+    done = int(resume_from.name) // BATCH if resume_from else 0
+    store: Any = ReplayStore(done, kill_at)
+    runner.activations_store = store
+    assert isinstance(runner.sae, MetaTrainingSAE)
+    runner.sae.b_enc.data[:6] = -1.0  # these die, so that the auxiliary loss takes part
     losses = []
-    for step, batch in zip(range(40), sparse_batches(), strict=False):
-        if step >= done:
-            output = trainer.step(batch)
-            losses.append({name: loss.item() for name, loss in output.losses.items()})
-    return sae, losses, trainer.optimizer.state_dict()["state"]
+    step = runner.sae.training_forward_pass
+
+    def recorded(step_input: TrainStepInput) -> TrainStepOutput:
+        output = step(step_input)
+        losses.append({name: loss.item() for name, loss in output.losses.items()})
+        return output
+
+    runner.sae.training_forward_pass = recorded
+    runner.run()
+    return losses
 
 
 def test_killed_run_resumes_bit_identically_from_mid_cycle(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from tests.test_resume import run\n"
+    code += "run(Path(sys.argv[1]), kill_at=25)"
     killed = subprocess.run(
-        [sys.executable, "-c", RUN, str(tmp_path), "25"],
-        env={**os.environ, "PYTHONPATH": "."},
+        [sys.executable, "-c", code, tmp_path / "killed"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )
     assert killed.returncode == -signal.SIGKILL
-    # checkpoints after steps 11, 21: both within a cycle of 4 primary steps
-    early, late = sorted(tmp_path.iterdir(), key=lambda p: int(p.name))
-    in_cycle = load_file(late / "sae_weights.safetensors")["steps_in_cycle"].item()
+    last = max((tmp_path / "killed" / "run").iterdir(), key=lambda p: int(p.name))
+    in_cycle = load_file(last / "sae_weights.safetensors")["steps_in_cycle"].item()
     assert in_cycle not in (0, 4)
 
-    resumed, resumed_losses, resumed_adam = losses_from(late)
-    whole, whole_losses, whole_adam = losses_from(early)
-    uninterrupted = MetaTrainingSAE(meta_config(**SETTINGS))
-    uninterrupted.b_enc.data[:6] = -1.0
-    trainer = trainer_for(
-        uninterrupted,
-        sparse_batches(),
-        40,
-        dead_feature_window=5,
-        lr_decay_steps=20,
-        adam_beta2=0.99,
+    resumed = run(tmp_path / "resumed", resume_from=last)
+    straight = run(tmp_path / "straight")
+    assert len(straight) == N_STEPS
+    assert len(resumed) == N_STEPS - int(last.name) // BATCH
+    assert any(step["auxiliary_reconstruction_loss"] > 0 for step in resumed)
+    assert resumed == straight[-len(resumed) :]
+    ends = [
+        tmp_path / name / "run" / f"final_{N_STEPS * BATCH}"
+        for name in ("resumed", "straight")
+    ]
+    weights = [load_file(end / "sae_weights.safetensors") for end in ends]
+    assert {"meta_sae.W_dec", "meta_sae.exp_avg_W_enc", "steps_in_cycle"} <= set(
+        weights[0]
     )
-    straight_losses = []
-    for _, batch in zip(range(40), sparse_batches(), strict=False):
-        output = trainer.step(batch)
-        straight_losses.append(
-            {name: loss.item() for name, loss in output.losses.items()}
-        )
-
-    assert any(step["auxiliary_reconstruction_loss"] > 0 for step in resumed_losses)
-    assert resumed_losses == straight_losses[-len(resumed_losses) :]
-    assert whole_losses == straight_losses[-len(whole_losses) :]
-    for name, tensor in uninterrupted.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], tensor), name
-        assert torch.equal(whole.state_dict()[name], tensor), name
-    for index, state in trainer.optimizer.state_dict()["state"].items():
+    for name, tensor in weights[1].items():
+        assert torch.equal(weights[0][name], tensor), name
+    adam = [torch.load(end / "trainer_state.pt")["optimizer"]["state"] for end in ends]
+    for index, state in adam[1].items():
         for moment, value in state.items():
-            assert torch.equal(resumed_adam[index][moment], value)
-            assert torch.equal(whole_adam[index][moment], value)
+            assert torch.equal(adam[0][index][moment], value)
 
 
 def test_saved_training_sae_loads_whole_from_disk(tmp_path: Path) -> None:
@@ -146,8 +190,6 @@ def test_checkpoint_of_another_shape_is_refused(
 
 
 def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
-    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-
     BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(d_in=16, d_sae=64)).save_model(
         tmp_path
     )

@@ -26,23 +26,23 @@ def stream_activations(
     reading a token twice, where the text does.
 
     Raises:
-        ValueError: if the text does not fill a single batch.
+        ValueError: if not even one batch can be read.
     """
     seen = 0
     with tqdm(
         total=n_tokens, desc="Reading activations", unit="tok", leave=False
     ) as bar:
-        while seen < n_tokens:
+        while seen + store.context_size <= n_tokens:
             try:
                 tokens = store.get_batch_tokens(raise_at_epoch_end=True)
             except StopIteration:
                 break
-            tokens = tokens[: max(1, (n_tokens - seen) // tokens.shape[1])]
+            tokens = tokens[: (n_tokens - seen) // store.context_size]
             yield ActivationBatch(tokens, store.get_activations(tokens))
             seen += tokens.numel()
             bar.update(tokens.numel())
     if seen == 0:
         raise ValueError(
-            f"The text is too short for one batch of {store.store_batch_size_prompts} "
-            f"contexts of {store.context_size} tokens. Give more text or smaller batches."
+            f"No activations for {n_tokens} tokens: a batch is {store.store_batch_size_prompts} "
+            f"contexts of {store.context_size}. Ask for more tokens or give more text."
         )
