@@ -86,7 +86,7 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
     @property
     def dead_latents(self) -> torch.Tensor:
         """Mask `[meta_d_sae]` of meta latents that no row has used for a while."""
-        return self.steps_since_fired > DEAD_AFTER_STEPS
+        return self.steps_since_fired >= DEAD_AFTER_STEPS
 
     def _step_input(self, rows: torch.Tensor) -> TrainStepInput:
         return TrainStepInput(

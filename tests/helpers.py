@@ -7,6 +7,7 @@ import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
 
@@ -68,4 +69,19 @@ def forward(
 ) -> TrainStepOutput:
     return sae.training_forward_pass(
         TrainStepInput(batch, {"decomposability": coefficient}, dead, 0, False)
+    )
+
+
+def tiny_model(n_ctx: int = 8) -> HookedTransformer:
+    """A random language model of width 16."""
+    return HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=2,
+            d_model=16,
+            n_ctx=n_ctx,
+            d_head=4,
+            n_heads=4,
+            d_vocab=11,
+            act_fn="relu",
+        )
     )

@@ -6,53 +6,34 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from sae_lens import HookedSAETransformer
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import sae_lens_meta.cli as cli
 from sae_lens_meta.checks import check_dataset, check_hook, hook_width
-from tests.helpers import meta_config, train
+from tests.helpers import meta_config, tiny_model, train
 from tests.test_entry_points import runner_config
 
 
-@pytest.fixture
-def tiny_model() -> HookedTransformer:
-    return HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=2,
-            d_model=16,
-            n_ctx=8,
-            d_head=4,
-            n_heads=4,
-            d_vocab=11,
-            act_fn="relu",
-        )
-    )
+def test_width_of_a_hook_is_what_the_model_gives() -> None:
+    assert hook_width(tiny_model(), "blocks.1.hook_resid_pre") == 16
+    assert hook_width(tiny_model(), "blocks.1.mlp.hook_post") == 64
+    assert hook_width(tiny_model(), "blocks.0.attn.hook_z") == 16
 
 
-def test_width_of_a_hook_is_what_the_model_gives(tiny_model: HookedTransformer) -> None:
-    assert hook_width(tiny_model, "blocks.1.hook_resid_pre") == 16
-    assert hook_width(tiny_model, "blocks.1.mlp.hook_post") == 64
-    assert hook_width(tiny_model, "blocks.0.attn.hook_z") == 16
-
-
-def test_unknown_hook_names_the_ones_like_it(tiny_model: HookedTransformer) -> None:
+def test_unknown_hook_names_the_ones_like_it() -> None:
     with pytest.raises(
         ValueError, match="no hook named 'blocks.1.hook_resid_prey'.*hook_resid_pre"
     ):
-        hook_width(tiny_model, "blocks.1.hook_resid_prey")
+        hook_width(tiny_model(), "blocks.1.hook_resid_prey")
 
 
-def test_d_in_that_does_not_match_the_hook(
-    tiny_model: HookedTransformer, tmp_path: Path
-) -> None:
+def test_d_in_that_does_not_match_the_hook(tmp_path: Path) -> None:
     cfg = runner_config(
         tmp_path, tmp_path, meta_config(d_in=24), hook_name="blocks.0.hook_resid_pre"
     )
     with pytest.raises(
         ValueError, match="gives 16 dimensions but the SAE has d_in=24. Set d_in to 16"
     ):
-        check_hook(tiny_model, cfg)
+        check_hook(tiny_model(), cfg)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -65,17 +46,7 @@ def test_empty_dataset(tmp_path: Path, streaming: bool) -> None:
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `sae-lens-meta train` up to the training itself, on a tiny model and one line of text."""
-    model = HookedSAETransformer(
-        HookedTransformerConfig(
-            n_layers=1,
-            d_model=16,
-            n_ctx=128,
-            d_head=4,
-            n_heads=4,
-            d_vocab=11,
-            act_fn="relu",
-        )
-    )
+    model = tiny_model(n_ctx=128)
     monkeypatch.setattr(
         "sae_lens.llm_sae_training_runner.load_model", lambda *_args, **_kwargs: model
     )

@@ -20,10 +20,16 @@ from sae_lens import (
 )
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from safetensors.torch import load_file
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_lens_meta import MetaTrainingSAE
-from tests.helpers import BATCH, meta_config, sparse_batches, train, trainer_for
+from tests.helpers import (
+    BATCH,
+    meta_config,
+    sparse_batches,
+    tiny_model,
+    train,
+    trainer_for,
+)
 
 SETTINGS = {"decomposability_warm_up_steps": 12, "k": 2, "primary_steps_per_cycle": 4}
 N_STEPS = 40
@@ -53,17 +59,7 @@ def run(
     folder: Path, resume_from: Path | None = None, kill_at: int | None = None
 ) -> list[dict[str, float]]:
     """SAELens's own runner on replayed batches; its final checkpoint is in `folder`."""
-    model = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=1,
-            d_model=16,
-            n_ctx=8,
-            d_head=4,
-            n_heads=4,
-            d_vocab=9,
-            act_fn="relu",
-        )
-    )
+    model = tiny_model()
     cfg = LanguageModelSAERunnerConfig(
         sae=meta_config(**SETTINGS),
         hook_name="blocks.0.hook_resid_pre",

@@ -164,7 +164,7 @@ def test_meta_sae_counts_its_dead_latents_and_revives_them() -> None:
     assert meta_sae is not None
     meta_sae.b_enc.data[5] = -100.0
     rows = unit_rows(next(sparse_batches()))
-    meta_sae.fit(rows, 5)
+    meta_sae.fit(rows, 4)
     assert not meta_sae.dead_latents[5]
     before = meta_sae.W_enc[:, 5].clone()
     meta_sae.fit(rows, 1)
