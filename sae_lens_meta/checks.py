@@ -11,6 +11,8 @@ from datasets import load_dataset
 from sae_lens import TrainingSAE
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import (
+    ACTIVATION_SCALER_CFG_FILENAME,
+    ACTIVATIONS_STORE_STATE_FILENAME,
     SAE_CFG_FILENAME,
     SAE_WEIGHTS_FILENAME,
     TRAINER_STATE_FILENAME,
@@ -32,6 +34,8 @@ def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     folder = Path(cfg.resume_from_checkpoint)
     sae = TrainingSAE.from_dict({**cfg.sae.to_dict(), "device": "meta"})
     check_weights(folder, sae)
+    for name in (ACTIVATION_SCALER_CFG_FILENAME, ACTIVATIONS_STORE_STATE_FILENAME):
+        _require_file(folder, name)
     if not zipfile.is_zipfile(folder / TRAINER_STATE_FILENAME):
         raise ValueError(
             f"{folder / TRAINER_STATE_FILENAME} cannot be read: it is missing, truncated or "
@@ -50,18 +54,33 @@ def check_weights(folder: Path, sae: TrainingSAE[Any]) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no checkpoint folder at {folder}.")
     for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} is not a checkpoint that can be resumed: it has no {name}. "
-                "Give the folder of one checkpoint, for instance checkpoints/<id>/<n_samples>."
-            )
-    saved = json.loads((folder / SAE_CFG_FILENAME).read_text())["architecture"]
+        _require_file(folder, name)
+    saved = _saved_architecture(folder / SAE_CFG_FILENAME)
     if saved != sae.cfg.architecture():
         raise ValueError(
             f"The checkpoint {folder} is of architecture {saved!r}; "
             f"this run trains {sae.cfg.architecture()!r}."
         )
     _check_shapes(folder, sae)
+
+
+def _require_file(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a checkpoint that can be resumed: it has no {name}. "
+            "Give the folder of one checkpoint, for instance checkpoints/<id>/<n_samples>; "
+            "a run killed while it was writing one leaves it incomplete."
+        )
+
+
+def _saved_architecture(path: Path) -> str:
+    try:
+        return json.loads(path.read_text())["architecture"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not the config of an SAE ({error}): the file is truncated or "
+            "damaged. Resume from an earlier checkpoint."
+        ) from error
 
 
 def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
@@ -74,12 +93,14 @@ def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
             f"{path} cannot be read ({error}): the file is truncated or damaged. "
             "Resume from an earlier checkpoint."
         ) from error
-    for name, tensor in sae.state_dict().items():
-        if name not in saved:
-            raise ValueError(
-                f"The checkpoint {folder} has no tensor {name!r}. A solo run "
-                "(decomposability_coefficient=0) and a joint run cannot resume each other."
-            )
+    wanted = sae.state_dict()
+    if differing := sorted(set(saved) ^ set(wanted)):
+        raise ValueError(
+            f"The checkpoint {folder} and this run do not have the same tensors: "
+            f"{differing[0]!r} is in one of them only. A solo run "
+            "(decomposability_coefficient=0) and a joint run cannot resume each other."
+        )
+    for name, tensor in wanted.items():
         if list(saved[name]) != list(tensor.shape):
             raise ValueError(
                 f"The checkpoint {folder} has {name} of shape {list(saved[name])}, this "

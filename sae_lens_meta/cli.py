@@ -1,8 +1,10 @@
 """The command line: parses, calls one function, prints."""
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Sequence
 
+from datasets.exceptions import DatasetsError
 from rich.console import Console
 from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
@@ -17,14 +19,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, ArgumentError, DatasetsError) as error:
         raise SystemExit(f"sae-lens-meta: {error}") from error
 
 
 def train(args: list[str]) -> None:
     """SAELens's own training command line, `meta` being its default architecture."""
-    if args and not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
-        args = ["--architecture", "meta", *args]
+    if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
+        args = ["--architecture", "meta", *(args or ["--help"])]
     cfg = _parse_cfg_args(args)
     check_resume(cfg)
     if not cfg.use_cached_activations:

@@ -1,5 +1,7 @@
 """Settings of the `meta` training architecture."""
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,6 +10,18 @@ from typing_extensions import override
 
 SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
 META_WIDTH_RATIO = 0.09
+WHOLE_NUMBERS = (
+    "meta_d_sae",
+    "decomposability_warm_up_steps",
+    "primary_steps_per_cycle",
+    "meta_steps_per_cycle",
+    "init_seed",
+)
+AT_LEAST_0 = (
+    "decomposability_coefficient",
+    "decomposability_warm_up_steps",
+    "aux_loss_coefficient",
+)
 
 
 @dataclass
@@ -86,6 +100,8 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
         return "meta"
 
     def __post_init__(self) -> None:
+        # dataclasses.replace, the way to a solo control, would share one metadata object
+        self.metadata = copy.deepcopy(self.metadata)
         self._check()
         super().__post_init__()
 
@@ -103,9 +119,13 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
 
     def _check(self) -> None:
         def require(field: str, holds: bool, rule: str) -> None:
-            if not holds:
-                raise ValueError(f"{field} must be {rule}, got {getattr(self, field)}.")
+            value = getattr(self, field)
+            if not holds or (isinstance(value, float) and not math.isfinite(value)):
+                raise ValueError(f"{field} must be {rule}, got {value}.")
 
+        for field in WHOLE_NUMBERS:
+            is_whole = isinstance(getattr(self, field), int | None)
+            require(field, is_whole, "a whole number")
         require(
             "normalize_activations",
             self.normalize_activations in SUPPORTED_NORMALIZATIONS,
@@ -124,8 +144,10 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
             0 < self.meta_k <= self.meta_width,
             f"above 0 and at most meta_d_sae={self.meta_width}",
         )
-        for field in ("decomposability_coefficient", "decomposability_warm_up_steps"):
+        for field in AT_LEAST_0:
             require(field, getattr(self, field) >= 0, "at least 0")
+        norm = self.decoder_init_norm
+        require("decoder_init_norm", norm is None or norm > 0, "above 0 or None")
         for field in ("decomposability_bandwidth", "meta_lr"):
             require(field, getattr(self, field) > 0, "above 0")
         for field in ("primary_steps_per_cycle", "meta_steps_per_cycle"):

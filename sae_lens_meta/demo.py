@@ -155,9 +155,12 @@ def train_side_by_side(
     )
     # SAELens's own bar moves every 100 steps, half of this run
     with tqdm(total=cfg.tokens, desc="Training", unit="tok") as bar:
-        runner.saes[JOINT].hook_sae_input.register_forward_hook(
-            lambda _module, _inputs, batch: bar.update(len(batch)) and None
-        )
+
+        def count(_module: Any, _inputs: Any, batch: torch.Tensor) -> None:
+            if torch.is_grad_enabled():  # not when a threshold is taken for the export
+                bar.update(len(batch))
+
+        runner.saes[JOINT].hook_sae_input.register_forward_hook(count)
         torch.manual_seed(cfg.seed)
         runner.run()
 

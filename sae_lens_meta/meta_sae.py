@@ -40,7 +40,8 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
     BatchTopK SAE over decoder rows, with an optimizer of its own.
 
     Adam's moments and step and the count of dead latents are buffers, so that they move,
-    save and load with the weights.
+    save and load with the weights. Its training state is saved in the checkpoint of the
+    primary; on its own it is saved by `save_inference_model`.
     """
 
     cfg: MetaSAEConfig  # type: ignore[assignment]

@@ -1,5 +1,6 @@
 """BatchTopK trained in the space of its normalised inputs, the base of both SAEs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import act_times_W_dec, calculate_topk_aux_acts
 from typing_extensions import override
+
+from sae_lens_meta.batch_topk import ExactBatchTopK
 
 INFERENCE_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
@@ -19,6 +22,10 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
     tokens of huge norm dominate, and refuses its auxiliary loss there. Without a run-time
     normalisation the two classes are the same, bit for bit.
     """
+
+    @override
+    def get_activation_fn(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        return ExactBatchTopK(self.cfg.k)
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -82,11 +89,15 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         Sets the threshold to where BatchTopK cuts `inputs`, `[n, d_in]`, now.
 
         SAELens's running threshold starts at 0 and lags a hundred steps behind weights
-        that move fast in a short run; gated by it, the L0 comes out far from k.
+        that move fast in a short run; gated by it, the L0 comes out far from k. The
+        threshold lies halfway to the largest value left out, since a JumpReLU does not
+        pass a value at its threshold.
         """
-        acts = self.encode(inputs)
+        acts, hidden_pre = self.encode_with_hidden_pre(inputs)
         if (acts > 0).any():
-            self.topk_threshold = acts[acts > 0].min().to(self.topk_threshold)
+            cut = acts[acts > 0].min()
+            left_out = (hidden_pre * (hidden_pre < cut)).max()
+            self.topk_threshold = ((cut + left_out) / 2).to(self.topk_threshold)
 
     @override
     def process_state_dict_for_saving_inference(

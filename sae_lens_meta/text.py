@@ -16,7 +16,8 @@ def load_text(
 
     Args:
         name: `pydoc` (the English reference that comes with CPython, 0.5 MB), the path of a
-            .jsonl, .jsonl.gz or .txt file, or a dataset on the Hub, which is streamed.
+            .jsonl or .jsonl.gz file with a field `text`, of a .txt file whose paragraphs are the
+            documents, or a dataset on the Hub, which is streamed.
         n_held_out: number of documents kept out of training.
         seed: order of the documents of `pydoc` and of a file.
 
@@ -57,7 +58,14 @@ def _from_file(name: str, seed: int) -> Dataset:
         raise FileNotFoundError(f"No text file at {name}.")
     if Path(name).stat().st_size == 0:
         raise ValueError(f"The text file {name} is empty.")
-    kind = "text" if name.endswith(".txt") else "json"
-    dataset = load_dataset(kind, data_files=name, split="train")
+    if name.endswith(".txt"):
+        dataset = load_dataset(
+            "text", data_files=name, split="train", sample_by="paragraph"
+        )
+    else:
+        dataset = load_dataset("json", data_files=name, split="train")
     assert isinstance(dataset, Dataset)
+    if "text" not in dataset.column_names:
+        columns = ", ".join(dataset.column_names)
+        raise ValueError(f"{name} has no column 'text', only: {columns}.")
     return dataset.shuffle(seed=seed)

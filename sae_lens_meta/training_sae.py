@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
 from torch import nn
 from typing_extensions import override
@@ -90,7 +91,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         buffer: a checkpoint keeps it.
         """
         assert self.meta_sae is not None
-        if self.steps_in_cycle == self.cfg.primary_steps_per_cycle:
+        if self.steps_in_cycle >= self.cfg.primary_steps_per_cycle:
             rows = unit_rows(self.W_dec.detach())
             self.meta_sae.fit(rows, self.cfg.meta_steps_per_cycle)
             self.steps_in_cycle.zero_()
@@ -178,6 +179,11 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         # load_from_disk gives every tensor the dtype of the weights, counters too
         for name, tensor in self.state_dict().items():
             if name in state_dict and not tensor.is_floating_point():
+                if not torch.isfinite(state_dict[name]).all():
+                    raise ValueError(
+                        f"The counter {name} does not fit into {self.cfg.dtype}. "
+                        'Load the training SAE with dtype="float32".'
+                    )
                 state_dict[name] = state_dict[name].to(tensor.dtype)
 
     @override
@@ -194,6 +200,10 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         if self.meta_sae is not None:
             self.meta_sae.set_threshold(unit_rows(self.W_dec.detach()))
             self.meta_sae.save_inference_model(Path(path) / META_FOLDER)
+        else:
+            # what an earlier joint SAE left here describes another decoder
+            for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+                (Path(path) / META_FOLDER / name).unlink(missing_ok=True)
         return saved
 
 

@@ -106,4 +106,11 @@ def test_command_line_refuses_a_truncated_checkpoint(
     with open(checkpoint / "trainer_state.pt", "r+b") as file:
         file.truncate(2000)
     printed = command("--resume_from_checkpoint", str(checkpoint))
+    assert "has no activations_store_state.safetensors" in printed
+    (checkpoint / "activations_store_state.safetensors").touch()
+    printed = command("--resume_from_checkpoint", str(checkpoint))
     assert "trainer_state.pt cannot be read" in printed
+
+
+def test_command_line_explains_a_value_that_does_not_parse(command: Any) -> None:
+    assert "invalid int value: 'many'" in command("--meta_steps_per_cycle", "many")

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +44,14 @@ def test_defaults_are_those_of_the_paper() -> None:
         ("meta_steps_per_cycle", 0),
         ("meta_lr", 0),
         ("meta_adam_beta2", 1.0),
+        ("decomposability_coefficient", float("inf")),
+        ("decomposability_bandwidth", float("inf")),
+        ("meta_lr", float("inf")),
+        ("meta_d_sae", 12.5),
+        ("meta_steps_per_cycle", 2.5),
+        ("primary_steps_per_cycle", 2.0),
+        ("decoder_init_norm", 0),
+        ("aux_loss_coefficient", -1),
         ("normalize_activations", "covariance_whitening"),
         ("normalize_activations", "constant_norm_rescale"),
         ("normalize_activations", "batch_norm"),
@@ -68,6 +77,14 @@ def test_config_survives_the_dictionary_that_saelens_saves() -> None:
     details = loaded.to_dict()["metadata"]["training_architecture_details"]
     assert details["decomposability_bandwidth"] == 3.0
     assert details["meta_d_sae"] == 18
+
+
+def test_a_control_made_with_replace_has_metadata_of_its_own() -> None:
+    joint = meta_config()
+    solo = dataclasses.replace(joint, decomposability_coefficient=0)
+    assert solo.metadata is not joint.metadata
+    solo.metadata.l0 = 2.0
+    assert joint.metadata.l0 is None
 
 
 def test_registration_is_idempotent_and_survives_a_reload() -> None:

@@ -62,6 +62,24 @@ def test_reconstruction_is_independent_of_the_scale_of_a_token(
     assert results[0].normalized_l2 == pytest.approx(results[1].normalized_l2, rel=1e-4)
 
 
+def test_a_constant_vector_leaves_the_figures_finite(sae: JumpReLUSAE) -> None:
+    meter = ReconstructionMeter(sae)
+    meter.update(torch.cat([torch.zeros(1, 16), torch.randn(20, 16)]))
+    assert np.isfinite(list(vars(meter.result()).values())).all()
+
+
+def test_an_sae_on_hook_z_takes_activations_with_joined_heads(
+    sae: JumpReLUSAE, random_activations: torch.Tensor
+) -> None:
+    plain = ReconstructionMeter(sae)
+    plain.update(random_activations)
+    sae.turn_on_forward_pass_hook_z_reshaping()
+    by_head = ReconstructionMeter(sae)
+    by_head.update(random_activations)
+    assert by_head.result() == plain.result()
+    assert sae.hook_z_reshaping_mode, "left as it was"
+
+
 def test_no_activations_is_an_error_not_a_nan(sae: JumpReLUSAE) -> None:
     with pytest.raises(ValueError, match="the stream was empty"):
         ReconstructionMeter(sae).result()

@@ -63,11 +63,9 @@ def test_exported_meta_sae_reconstructs_the_decoder_rows_as_in_training(
     assert type(meta) is JumpReLUSAE
     rows = unit_rows(trained.W_dec.detach())
     acts = meta.encode(rows)
-    # the value at the threshold itself does not pass a JumpReLU
-    assert abs(int((acts > 0).sum()) - 2 * len(rows)) <= 1
+    assert int((acts > 0).sum()) == 2 * len(rows)
     in_training = trained.meta_sae.reconstruct(rows)
-    off = (meta.decode(acts) - in_training).abs().amax(1) > 1e-4
-    assert int(off.sum()) <= 1
+    torch.testing.assert_close(meta.decode(acts), in_training, rtol=1e-4, atol=1e-5)
 
 
 def test_both_folders_hold_plain_weights_and_carry_the_settings(tmp_path: Path) -> None:
@@ -86,10 +84,13 @@ def test_both_folders_hold_plain_weights_and_carry_the_settings(tmp_path: Path) 
     assert (details["meta_d_sae"], details["meta_k"]) == (12, 2)
 
 
-def test_solo_is_exported_without_a_meta_folder(tmp_path: Path) -> None:
-    sae = train(meta_config(decomposability_coefficient=0), 5)
-    sae.save_inference_model(tmp_path)
-    assert not (tmp_path / "meta").exists()
+def test_solo_is_exported_without_a_meta_sae_also_over_a_joint_one(
+    tmp_path: Path,
+) -> None:
+    train(meta_config(), 5).save_inference_model(tmp_path)
+    assert (tmp_path / "meta" / "cfg.json").exists()
+    train(meta_config(decomposability_coefficient=0), 5).save_inference_model(tmp_path)
+    assert not list((tmp_path / "meta").iterdir())
     assert isinstance(SAE.load_from_disk(tmp_path), JumpReLUSAE)
 
 

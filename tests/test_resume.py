@@ -150,6 +150,8 @@ def test_saved_training_sae_loads_whole_from_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (lambda p: os.truncate(p / "cfg.json", 30), "cfg.json is not the config"),
+        (lambda p: (p / "cfg.json").write_text("{}"), "cfg.json is not the config"),
         (lambda p: p.rename(p.parent / "elsewhere"), "no checkpoint folder at"),
         (lambda p: (p / "sae_weights.safetensors").unlink(), "has no sae_weights"),
         (
@@ -195,10 +197,36 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
         MetaTrainingSAE(meta_config()).load_weights_from_checkpoint(tmp_path)
 
 
-def test_solo_checkpoint_does_not_resume_a_joint_run(tmp_path: Path) -> None:
-    train(meta_config(decomposability_coefficient=0), 2).save_model(tmp_path)
+@pytest.mark.parametrize(("saved", "resuming"), [(0, 0.3), (0.3, 0)])
+def test_solo_and_joint_do_not_resume_each_other(
+    tmp_path: Path, saved: float, resuming: float
+) -> None:
+    train(meta_config(decomposability_coefficient=saved), 2).save_model(tmp_path)
+    sae = MetaTrainingSAE(meta_config(decomposability_coefficient=resuming))
     with pytest.raises(ValueError, match="cannot resume each other"):
-        MetaTrainingSAE(meta_config()).load_weights_from_checkpoint(tmp_path)
+        sae.load_weights_from_checkpoint(tmp_path)
+
+
+def test_a_shorter_cycle_after_a_resume_still_trains_the_meta_sae(
+    tmp_path: Path,
+) -> None:
+    train(meta_config(primary_steps_per_cycle=20), 8).save_model(tmp_path)
+    sae = MetaTrainingSAE(meta_config(primary_steps_per_cycle=5))
+    sae.load_weights_from_checkpoint(tmp_path)
+    trainer_for(sae, sparse_batches(), 1).fit()
+    assert sae.meta_sae is not None
+    assert int(sae.meta_sae.adam_step) == 2
+
+
+def test_counters_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
+    sae = train(meta_config(), 2)
+    assert sae.meta_sae is not None
+    sae.meta_sae.adam_step.fill_(70_000)
+    sae.save_model(tmp_path)
+    with pytest.raises(ValueError, match="adam_step does not fit into float16"):
+        TrainingSAE.load_from_disk(tmp_path, dtype="float16")
+    loaded = TrainingSAE.load_from_disk(tmp_path)
+    assert loaded.state_dict()["meta_sae.adam_step"] == 70_000
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

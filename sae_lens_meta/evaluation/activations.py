@@ -1,10 +1,12 @@
 """The streaming pass over tokens and activations that the measures share."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from sae_lens import ActivationsStore
+from sae_lens import SAE, ActivationsStore
 from tqdm.auto import tqdm
 
 
@@ -14,6 +16,18 @@ class ActivationBatch:
 
     tokens: torch.Tensor
     activations: torch.Tensor
+
+
+@contextmanager
+def flat_heads(sae: SAE[Any]) -> Iterator[None]:
+    """Lets an SAE on `hook_z` take activations whose heads the store has already joined."""
+    reshapes = sae.hook_z_reshaping_mode
+    sae.turn_off_forward_pass_hook_z_reshaping()
+    try:
+        yield
+    finally:
+        if reshapes:
+            sae.turn_on_forward_pass_hook_z_reshaping()
 
 
 def stream_activations(

@@ -6,6 +6,11 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
+from sae_lens_meta.evaluation.activations import flat_heads
+
+# a constant vector has no scale to be brought to: SAELens's epsilon
+MIN_STD = 1e-5
+
 
 @dataclass
 class Reconstruction:
@@ -46,9 +51,10 @@ class ReconstructionMeter:
         """Adds a batch of activations, `[..., d_in]`."""
         x = activations.reshape(-1, self.sae.cfg.d_in)
         x = x.to(self.sae.device, torch.float32)
-        acts = self.sae.encode(x)
-        error = self.sae.decode(acts) - x
-        mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        with flat_heads(self.sae):
+            acts = self.sae.encode(x)
+            error = self.sae.decode(acts) - x
+        mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True).clamp(min=MIN_STD)
         normalized = ((x - mean) / std).double()
         self._squared_error += (error / std).double().pow(2).sum().item()
         self._squared_norm += normalized.pow(2).sum().item()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.activations import ActivationBatch
+from sae_lens_meta.evaluation.activations import ActivationBatch, flat_heads
 
 
 @dataclass(order=True)
@@ -43,7 +43,8 @@ class TopContexts:
     @torch.no_grad()
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        acts = self.sae.encode(batch.activations.to(self.sae.device))
+        with flat_heads(self.sae):
+            acts = self.sae.encode(batch.activations.to(self.sae.device))
         for latent, peaks in self.peaks.items():
             values = acts[..., latent].flatten()
             top = values.topk(min(self.n_top, len(values)))

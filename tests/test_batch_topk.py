@@ -1,0 +1,90 @@
+"""The fast selection against SAELens's own and against a sort in float64."""
+
+import pytest
+import torch
+from sae_lens.saes.batchtopk_sae import BatchTopK
+
+import sae_lens_meta.batch_topk as batch_topk
+from sae_lens_meta.batch_topk import ExactBatchTopK, select_batch_topk
+
+
+def heavy_tailed(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator) ** 3
+
+
+def selected(pre_acts: torch.Tensor, k: float) -> set[int]:
+    return set(select_batch_topk(pre_acts, k).tolist())
+
+
+def sorted_in_float64(pre_acts: torch.Tensor, k: float) -> set[int]:
+    n_keep = int(k * pre_acts.shape[:-1].numel())
+    flat = pre_acts.double().flatten()
+    order = flat.argsort(descending=True)[:n_keep]
+    return set(order[flat[order] > 0].tolist())
+
+
+@pytest.mark.parametrize("k", [0.3, 1, 2.5, 32])
+@pytest.mark.parametrize(
+    "shape", [(64,), (7, 50), (3, 5, 128), (300, 1024), (512, 2560)]
+)
+def test_selection_is_that_of_a_sort(shape: tuple[int, ...], k: float) -> None:
+    pre_acts = heavy_tailed(*shape)
+    assert selected(pre_acts, k) == sorted_in_float64(pre_acts, k)
+
+
+def test_activation_and_gradient_are_stock_bit_for_bit() -> None:
+    results = []
+    for activation in (ExactBatchTopK(3.3), BatchTopK(3.3)):
+        pre_acts = heavy_tailed(400, 700).requires_grad_(True)
+        acts = activation(pre_acts)
+        (acts * torch.arange(700)).sum().backward()
+        results.append((acts, pre_acts.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_fewer_positive_values_than_asked_for_are_all_kept() -> None:
+    pre_acts = -heavy_tailed(200, 1000).abs()
+    pre_acts.view(-1)[::1777] = 1.0
+    assert selected(pre_acts, 10) == set(range(0, 200_000, 1777))
+    assert selected(-torch.ones(5, 8), 2) == set()
+
+
+def test_an_unlucky_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pre_acts = heavy_tailed(200, 1000)
+    expected = sorted_in_float64(pre_acts, 5)
+
+    def cut_too_high(flat: torch.Tensor, *_: int) -> torch.Tensor:
+        return flat.max()
+
+    monkeypatch.setattr(batch_topk, "_low_cut", cut_too_high)
+    assert selected(pre_acts, 5) == expected
+
+
+def test_few_candidates_are_sorted_even_where_latents_differ_in_scale() -> None:
+    """A sample that met the same latents again and again would put the cut far off."""
+    scale = torch.logspace(-3, 3, 4096)
+    pre_acts = heavy_tailed(512, 4096) * scale
+    n_keep = 8 * 512
+    cut = batch_topk._low_cut(pre_acts.flatten(), n_keep, 4096)
+    n_candidates = int((pre_acts > cut).sum())
+    assert n_keep < n_candidates < 3 * n_keep
+    assert selected(pre_acts, 8) == sorted_in_float64(pre_acts, 8)
+
+
+def test_bfloat16_keeps_exactly_as_many_and_none_below_the_cut() -> None:
+    pre_acts = heavy_tailed(300, 900).bfloat16()
+    kept = select_batch_topk(pre_acts, 4)
+    assert len(set(kept.tolist())) == 1200
+    values = pre_acts.flatten()[kept]
+    left_out = pre_acts.flatten().float().index_fill(0, kept, -torch.inf)
+    assert values.min() >= left_out.max()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_is_refused(bad: float) -> None:
+    pre_acts = heavy_tailed(20, 30)
+    pre_acts[3, 4] = bad
+    with pytest.raises(ValueError, match="NaN or inf among the pre-activations"):
+        select_batch_topk(pre_acts, 2)
