@@ -38,7 +38,7 @@ from sae_lens_meta.text import PYDOC, load_text
 SMOLLM2 = "smollm2"
 JOINT, SOLO = "joint", "solo"
 CONTEXTS_PER_BATCH = 8
-MAX_CE_TOKENS = 4096
+MAX_CE_TOKENS = 2048
 
 
 @dataclass
@@ -81,7 +81,7 @@ class DemoConfig:
     eval_tokens: int = 20_000
     output: Path = Path("demo_out")
     context_size: int = 128
-    d_sae: int = 2048
+    d_sae: int = 1536
     k: float = 32
     batch_size: int = 1024
     lr: float = 1e-3
