@@ -220,8 +220,9 @@ def test_multi_runner_trains_solo_beside_joint_on_the_same_activations(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_multi_run_leaves_a_checkpoint_that_resumes(
-    smollm2: Path, text: Dataset, tmp_path: Path
+    smollm2: Path, text: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
     def runner(**changes: Any) -> MultiSAETrainingRunner:
         cfg = MultiSAETrainingRunnerConfig(
@@ -244,7 +245,7 @@ def test_interrupted_multi_run_leaves_a_checkpoint_that_resumes(
     def interrupt(*_: Any) -> None:
         calls.append(1)
         if len(calls) == 8:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     interrupted = runner()
     interrupted.saes["joint"].hook_sae_input.register_forward_hook(interrupt)
