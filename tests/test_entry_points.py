@@ -183,6 +183,24 @@ def test_runner_config_survives_its_own_dictionary(tmp_path: Path) -> None:
     assert loaded.sae.to_dict() == cfg.sae.to_dict()
 
 
+def multi_config(
+    smollm2: Path, folder: Path, saes: dict[str, MetaTrainingSAEConfig], **changes: Any
+) -> MultiSAETrainingRunnerConfig:
+    return MultiSAETrainingRunnerConfig(
+        saes=saes,
+        hook_names=HOOK,
+        model_name=str(smollm2),
+        model_class_name="AutoModelForCausalLM",
+        training_tokens=STEPS * BATCH,
+        train_batch_size_tokens=BATCH,
+        store_batch_size_prompts=8,
+        checkpoint_path=str(folder / "checkpoints"),
+        output_path=str(folder / "out"),
+        logger=LoggingConfig(log_to_wandb=False),
+        **changes,
+    )
+
+
 @pytest.mark.slow
 def test_multi_runner_trains_solo_beside_joint_on_the_same_activations(
     smollm2: Path, text: Dataset, tmp_path: Path
@@ -192,19 +210,7 @@ def test_multi_runner_trains_solo_beside_joint_on_the_same_activations(
         "solo": real_sae(decomposability_coefficient=0),
         "again": real_sae(decomposability_coefficient=0),
     }
-    cfg = MultiSAETrainingRunnerConfig(
-        saes=saes,
-        hook_names=HOOK,
-        model_name=str(smollm2),
-        model_class_name="AutoModelForCausalLM",
-        training_tokens=STEPS * BATCH,
-        train_batch_size_tokens=BATCH,
-        store_batch_size_prompts=8,
-        n_checkpoints=1,
-        checkpoint_path=str(tmp_path / "checkpoints"),
-        output_path=str(tmp_path / "out"),
-        logger=LoggingConfig(log_to_wandb=False),
-    )
+    cfg = multi_config(smollm2, tmp_path, saes, n_checkpoints=1)
     trained = MultiSAETrainingRunner(cfg, override_dataset=text).run()
     assert_joint_run(trained["joint"], tmp_path / "out" / "joint")
     solo = trained["solo"]
@@ -225,19 +231,7 @@ def test_interrupted_multi_run_leaves_a_checkpoint_that_resumes(
     smollm2: Path, text: Dataset, tmp_path: Path, number: signal.Signals
 ) -> None:
     def runner(**changes: Any) -> MultiSAETrainingRunner:
-        cfg = MultiSAETrainingRunnerConfig(
-            saes={"joint": real_sae()},
-            hook_names=HOOK,
-            model_name=str(smollm2),
-            model_class_name="AutoModelForCausalLM",
-            training_tokens=STEPS * BATCH,
-            train_batch_size_tokens=BATCH,
-            store_batch_size_prompts=8,
-            checkpoint_path=str(tmp_path / "checkpoints"),
-            output_path=str(tmp_path / "out"),
-            logger=LoggingConfig(log_to_wandb=False),
-            **changes,
-        )
+        cfg = multi_config(smollm2, tmp_path, {"joint": real_sae()}, **changes)
         return MultiSAETrainingRunner(cfg, override_dataset=text)
 
     calls = []

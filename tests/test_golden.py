@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sae_lens.saes.sae import TrainingSAE
 from safetensors import safe_open
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
@@ -63,6 +64,19 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert error < FLOAT32_ROUNDING, f"relative error {error:.2e}"
 
 
+def assert_gradients_are_the_authors(
+    sae: TrainingSAE[Any], golden: Golden, part: str
+) -> None:
+    settings, tensors = golden
+    gradients = {name: p.grad for name, p in sae.named_parameters()}
+    for name in ("W_enc", "b_dec", "W_dec"):
+        ours, theirs = gradients[name], tensors[f"point.{part}_grad_{name}"]
+        assert ours is not None
+        if name == "W_dec":
+            ours, theirs = (without_row_component(g, sae.W_dec) for g in (ours, theirs))
+        assert_same(ours / settings["d_in"], theirs)
+
+
 def test_primary_step_is_the_authors_times_d_in(golden: Golden) -> None:
     settings, tensors = golden
     sae, d_in = joint_sae(golden), settings["d_in"]
@@ -74,14 +88,7 @@ def test_primary_step_is_the_authors_times_d_in(golden: Golden) -> None:
     assert_same(output.sae_out, tensors["point.primary_out"])
     assert_same(output.losses["mse_loss"] / d_in, tensors["point.primary_l2_loss"])
     assert_same(output.loss / d_in, tensors["point.primary_loss"])
-    for name in ("W_enc", "b_dec"):
-        gradient = getattr(sae, name).grad / d_in
-        assert_same(gradient, tensors[f"point.primary_grad_{name}"])
-    assert sae.W_dec.grad is not None
-    assert_same(
-        without_row_component(sae.W_dec.grad / d_in, sae.W_dec),
-        without_row_component(tensors["point.primary_grad_W_dec"], sae.W_dec),
-    )
+    assert_gradients_are_the_authors(sae, golden, "primary")
 
 
 def test_penalty_and_its_gradient_are_the_authors(golden: Golden) -> None:
@@ -111,14 +118,7 @@ def test_meta_step_is_the_authors_times_d_in(golden: Golden) -> None:
     assert_same(output.feature_acts, tensors["point.meta_acts"])
     assert_same(output.losses["mse_loss"] / d_in, tensors["point.meta_l2"])
     assert_same(output.loss / d_in, tensors["point.meta_loss"])
-    for name in ("W_enc", "b_dec"):
-        gradient = getattr(meta_sae, name).grad / d_in
-        assert_same(gradient, tensors[f"point.meta_grad_{name}"])
-    assert meta_sae.W_dec.grad is not None
-    assert_same(
-        without_row_component(meta_sae.W_dec.grad / d_in, meta_sae.W_dec),
-        without_row_component(tensors["point.meta_grad_W_dec"], meta_sae.W_dec),
-    )
+    assert_gradients_are_the_authors(meta_sae, golden, "meta")
 
 
 def run_trajectory(golden: Golden, sae: MetaTrainingSAE) -> dict[str, torch.Tensor]:
