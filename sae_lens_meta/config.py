@@ -59,6 +59,9 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
             is taken from the last activations instead. Inherited from BatchTopKTrainingSAEConfig.
         aux_loss_coefficient (float): Weight of the dead-latent loss; 1/32 as in the author's code.
             Inherited from TopKTrainingSAEConfig.
+        use_sparse_activations (bool | None): Whether products are taken over active latents only:
+            the same numbers to rounding. None chooses by shape and device; False is for
+            debugging. Inherited from TopKTrainingSAEConfig.
         rescale_acts_by_decoder_norm (bool): Treat the decoder as if it was already normalized.
             Inherited from TopKTrainingSAEConfig.
         decoder_init_norm (float | None): Norm to initialize decoder rows to; 1 as in the author's
@@ -81,6 +84,7 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
     ] = "layer_norm"
     aux_loss_coefficient: float = 1 / 32
     decoder_init_norm: float | None = 1.0
+    use_sparse_activations: bool | None = None  # type: ignore[assignment]
 
     meta_d_sae: int | None = None
     meta_k: float = 8
@@ -146,6 +150,11 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
         )
         for field in AT_LEAST_0:
             require(field, getattr(self, field) >= 0, "at least 0")
+        if self.use_sparse_activations and self.dtype not in ("float32", "float64"):
+            raise ValueError(
+                f"use_sparse_activations=True needs dtype float32 or float64, got "
+                f"{self.dtype}. Leave it at None, which chooses what is faster."
+            )
         norm = self.decoder_init_norm
         require("decoder_init_norm", norm is None or norm > 0, "above 0 or None")
         for field in ("decomposability_bandwidth", "meta_lr"):

@@ -4,13 +4,60 @@ from dataclasses import dataclass
 
 import torch
 from sae_lens import BatchTopKTrainingSAEConfig
-from sae_lens.saes.sae import TrainStepInput
 from typing_extensions import override
 
-from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.normalized_batchtopk import (
+    NormalizedBatchTopKTrainingSAE,
+    Reconstruction,
+)
+from sae_lens_meta.penalty import unit_rows
+from sae_lens_meta.sparse_product import PIECE
 
 # A meta latent is dead after this many meta steps without firing: the author's window.
 DEAD_AFTER_STEPS = 5
+
+LAYER_NORM_EPS = 1e-5  # SAELens's
+
+
+class NormalizedRows:
+    """
+    Unit decoder rows as a meta SAE sees them, made where they are read.
+
+    A copy of a decoder is large, and slow to write. `rows[part]` gives `[n, d_in]`,
+    normalised if `layer_norm`, minus `shift`; `restore` undoes the normalisation.
+    """
+
+    def __init__(self, W_dec: torch.Tensor, layer_norm: bool, shift: torch.Tensor):
+        self.W_dec = W_dec
+        self.layer_norm = layer_norm
+        self.shift = shift
+        self.mean = W_dec.new_zeros(len(W_dec), 1)
+        self.std = W_dec.new_ones(len(W_dec), 1)
+
+    def __len__(self) -> int:
+        return len(self.W_dec)
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        rows = unit_rows(self.W_dec[part])
+        if self.layer_norm:
+            self.mean[part] = rows.mean(dim=-1, keepdim=True)
+            rows -= self.mean[part]
+            n_free = rows.shape[-1] - 1
+            self.std[part] = rows.norm(dim=-1, keepdim=True) / n_free**0.5
+            rows /= self.std[part] + LAYER_NORM_EPS
+        return rows.sub_(self.shift)
+
+    def copy(self) -> torch.Tensor:
+        """All of them, `[n_rows, d_in]`."""
+        rows = torch.empty_like(self.W_dec)
+        for first in range(0, len(rows), PIECE):
+            part = slice(first, first + PIECE)
+            rows[part] = self[part]
+        return rows
+
+    def restore(self, recons: torch.Tensor) -> torch.Tensor:
+        """Reconstructions of the rows read, in place: from the normalised space back."""
+        return recons.mul_(self.std).add_(self.mean)
 
 
 @dataclass
@@ -27,6 +74,7 @@ class MetaSAEConfig(BatchTopKTrainingSAEConfig):
     lr: float = 3e-4
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
+    use_sparse_activations: bool | None = None  # type: ignore[assignment]
 
     @override
     @classmethod
@@ -59,44 +107,56 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
             "steps_since_fired", torch.zeros(cfg.d_sae, dtype=torch.long, device=device)
         )
 
-    def fit(self, rows: torch.Tensor, n_steps: int) -> None:
+    def fit(self, W_dec: torch.Tensor, n_steps: int) -> None:
         """
-        Takes `n_steps` Adam steps on `rows`, `[n_rows, d_in]`, all of them each time.
+        Takes `n_steps` Adam steps on the unit rows of `W_dec`, all of them each time.
 
-        Nothing flows back into `rows`, and autocast is off: the meta SAE is small and
-        the distances it is judged by are not.
+        Nothing flows back into `W_dec`, `[d_sae, d_in]`, and autocast is off: the meta SAE
+        is small and the distances it is judged by are not.
         """
-        rows = rows.detach()
+        W_dec = W_dec.detach()
         optimizer = self._adam()
-        with torch.enable_grad(), torch.autocast(rows.device.type, enabled=False):
+        with torch.enable_grad(), torch.autocast(W_dec.device.type, enabled=False):
+            target = self._normalized(W_dec, torch.zeros_like(self.b_dec)).copy()
+            x = torch.empty_like(target)
             for _ in range(n_steps):
-                output = self.training_forward_pass(self._step_input(rows))
-                output.loss.backward()
+                result = self._pass(W_dec, target, x)
+                (result.mse_loss + result.aux_loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 self.adam_step += 1
-                fired = (output.feature_acts > 0).any(dim=0)
+                fired = result.feature_acts.sum(dim=0).to_dense() > 0
                 self.steps_since_fired = (self.steps_since_fired + 1) * ~fired
 
+    def _pass(
+        self, W_dec: torch.Tensor, target: torch.Tensor, x: torch.Tensor
+    ) -> Reconstruction:
+        if not self.passes_sparse():
+            return self.dense_pass(unit_rows(W_dec), target, self.dead_latents)
+        torch.sub(target, self._input_bias(), out=x)
+        return self.sparse_pass(x, target, self.dead_latents)
+
     @torch.no_grad()
-    def reconstruct(self, rows: torch.Tensor) -> torch.Tensor:
-        """Reconstruction r_i of each row, `[n_rows, d_in]`, with the meta SAE frozen."""
-        with torch.autocast(rows.device.type, enabled=False):
-            return self(rows)
+    def reconstruct(self, W_dec: torch.Tensor) -> torch.Tensor:
+        """Reconstruction r_i of each row of `W_dec`, `[d_sae, d_in]`, at norm 1."""
+        with torch.autocast(W_dec.device.type, enabled=False):
+            if not self.passes_sparse():
+                return self(unit_rows(W_dec))
+            rows = self._normalized(W_dec, self._input_bias())
+            codes, _ = self.encode_active(rows)
+            return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
+
+    def _normalized(self, W_dec: torch.Tensor, shift: torch.Tensor) -> NormalizedRows:
+        is_layer_norm = self.cfg.normalize_activations == "layer_norm"
+        return NormalizedRows(W_dec, is_layer_norm, shift)
+
+    def _input_bias(self) -> torch.Tensor:
+        return self.b_dec.detach() * self.cfg.apply_b_dec_to_input
 
     @property
     def dead_latents(self) -> torch.Tensor:
         """Mask `[meta_d_sae]` of meta latents that no row has used for a while."""
         return self.steps_since_fired >= DEAD_AFTER_STEPS
-
-    def _step_input(self, rows: torch.Tensor) -> TrainStepInput:
-        return TrainStepInput(
-            sae_in=rows,
-            coefficients={},
-            dead_neuron_mask=self.dead_latents,
-            n_training_steps=int(self.adam_step),
-            is_logging_step=False,
-        )
 
     def _adam(self) -> torch.optim.Adam:
         """torch's Adam over this SAE's parameters, its state being this SAE's buffers."""

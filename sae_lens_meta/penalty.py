@@ -1,6 +1,9 @@
 """The decomposability penalty: how well the meta SAE reconstructs each decoder row."""
 
+from typing import Any, NamedTuple
+
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def unit_rows(W_dec: torch.Tensor) -> torch.Tensor:
@@ -13,22 +16,62 @@ def unit_rows(W_dec: torch.Tensor) -> torch.Tensor:
     return W_dec / W_dec.norm(dim=-1, keepdim=True)
 
 
+class Decomposability(NamedTuple):
+    """
+    Attributes:
+        penalties: p_i of each latent, `[d_sae]`, with gradient.
+        squared_distances: `||w_i - r_i||^2`, `[d_sae]`, without.
+    """
+
+    penalties: torch.Tensor
+    squared_distances: torch.Tensor
+
+
 def decomposability(
-    rows: torch.Tensor, meta_reconstructions: torch.Tensor, bandwidth: float
-) -> torch.Tensor:
+    W_dec: torch.Tensor, meta_reconstructions: torch.Tensor, bandwidth: float
+) -> Decomposability:
     """
     Penalty of each latent, `p_i = exp(-||w_i - r_i||^2 / sigma^2)`, in `(0, 1]`.
 
-    The gradient reaches a row through the explicit `w_i` only and points away from the
-    current meta reconstruction, which is held fixed (arXiv:2604.03436, section 3).
+    `w_i` is the decoder row W_i at norm 1. The gradient reaches it through the explicit
+    `w_i` only; the meta reconstruction is held fixed (arXiv:2604.03436, section 3). With
+    `s_i = w_i . r_i` it is
+
+        dp_i/dW_i = 2 p_i / (sigma^2 ||W_i||) * (r_i - s_i w_i),
+
+    the part of r_i across w_i: a step down turns the row away from its reconstruction and
+    leaves its norm alone. It is written out because autograd's way through the
+    normalisation takes a dozen passes over `[d_sae, d_in]` and as many copies of it.
 
     Args:
-        rows: unit-norm decoder rows w_i, `[d_sae, d_in]`.
-        meta_reconstructions: r_i in the same scale, `[d_sae, d_in]`.
+        W_dec: decoder rows of any norm above 0, `[d_sae, d_in]`.
+        meta_reconstructions: r_i in the scale of unit rows, `[d_sae, d_in]`.
         bandwidth: sigma^2, in squared units of a row's norm.
-
-    Returns:
-        The penalties, `[d_sae]`.
     """
-    squared_distance = (rows - meta_reconstructions.detach()).pow(2).sum(dim=-1)
-    return torch.exp(-squared_distance / bandwidth)
+    return Decomposability(
+        *_Decomposability.apply(W_dec, meta_reconstructions.detach(), bandwidth)  # type: ignore[misc]
+    )
+
+
+class _Decomposability(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, W_dec: torch.Tensor, recons: torch.Tensor, bandwidth: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        norms = W_dec.norm(dim=-1)
+        overlaps = torch.einsum("ij,ij->i", W_dec, recons) / norms
+        distances = (1 - 2 * overlaps + recons.norm(dim=-1).pow(2)).relu()
+        penalties = torch.exp(-distances / bandwidth)
+        ctx.save_for_backward(W_dec, recons, norms, overlaps, penalties)
+        ctx.bandwidth = bandwidth
+        ctx.mark_non_differentiable(distances)
+        return penalties, distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
+        W_dec, recons, norms, overlaps, penalties = ctx.saved_tensors
+        scale = 2 * grad * penalties / (ctx.bandwidth * norms)
+        grad_W_dec = recons * scale[:, None]
+        grad_W_dec.addcmul_(W_dec, (-scale * overlaps / norms)[:, None])
+        return grad_W_dec, None, None

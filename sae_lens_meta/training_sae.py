@@ -92,23 +92,23 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         """
         assert self.meta_sae is not None
         if self.steps_in_cycle >= self.cfg.primary_steps_per_cycle:
-            rows = unit_rows(self.W_dec.detach())
-            self.meta_sae.fit(rows, self.cfg.meta_steps_per_cycle)
+            self.meta_sae.fit(self.W_dec, self.cfg.meta_steps_per_cycle)
             self.steps_in_cycle.zero_()
         self.steps_in_cycle += 1
 
     def _add_penalty(self, output: TrainStepOutput, coefficient: float) -> None:
         assert self.meta_sae is not None
-        rows = unit_rows(self.W_dec)
-        recons = self.meta_sae.reconstruct(rows.detach())
-        penalty = decomposability(
-            rows, recons, self.cfg.decomposability_bandwidth
-        ).mean()
+        recons = self.meta_sae.reconstruct(self.W_dec.detach())
+        with torch.autocast(recons.device.type, enabled=False):
+            penalties, squared_distances = decomposability(
+                self.W_dec, recons, self.cfg.decomposability_bandwidth
+            )
+            fit = meta_fit(self.W_dec, squared_distances)
+        penalty = penalties.mean()
         loss = coefficient * self.cfg.d_in * penalty
         output.loss = output.loss + loss
         output.losses["decomposability_loss"] = loss
-        output.metrics["mean_penalty"] = penalty.detach()
-        output.metrics |= meta_fit(rows.detach(), recons)
+        output.metrics |= {"mean_penalty": penalty.detach()} | fit
 
     @torch.compiler.disable()
     def _check_batch(self, step_input: TrainStepInput) -> None:
@@ -208,16 +208,23 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
 
 
 @torch.no_grad()
-def meta_fit(rows: torch.Tensor, recons: torch.Tensor) -> dict[str, torch.Tensor]:
+def meta_fit(
+    W_dec: torch.Tensor, squared_distances: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """
-    How well decoder rows `[d_sae, d_in]` are meta-reconstructed.
+    How well unit decoder rows are meta-reconstructed.
+
+    Args:
+        W_dec: decoder rows, `[d_sae, d_in]`.
+        squared_distances: of each unit row to its reconstruction, `[d_sae]`.
 
     Returns:
         `meta_mse`, summed over dimensions and averaged over rows, and
         `meta_explained_variance`, 1 for a perfect and 0 for a constant reconstruction.
     """
-    mse = (rows - recons).pow(2).sum(dim=-1).mean()
-    variance = (rows - rows.mean(dim=0)).pow(2).sum(dim=-1).mean()
+    mse = squared_distances.mean()
+    mean_row = (1 / W_dec.norm(dim=-1)) @ W_dec / len(W_dec)
+    variance = 1 - mean_row.pow(2).sum()  # the mean squared norm of the rows is 1
     return {"meta_mse": mse, "meta_explained_variance": 1 - mse / variance}
 
 
@@ -238,6 +245,7 @@ def _meta_config(cfg: MetaTrainingSAEConfig) -> MetaSAEConfig:
         lr=cfg.meta_lr,
         adam_beta1=cfg.meta_adam_beta1,
         adam_beta2=cfg.meta_adam_beta2,
+        use_sparse_activations=cfg.use_sparse_activations,
     )
 
 

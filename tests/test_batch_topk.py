@@ -51,27 +51,24 @@ def test_fewer_positive_values_than_asked_for_are_all_kept() -> None:
     assert selected(-torch.ones(5, 8), 2) == set()
 
 
-def test_an_unlucky_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    pre_acts = heavy_tailed(200, 1000)
-    expected = sorted_in_float64(pre_acts, 5)
+@pytest.mark.parametrize("block", [1, 7, 300, 5000])
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (1, 64)])
+def test_blocks_of_any_size_give_the_same(
+    block: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_topk, "BLOCK", block)
+    pre_acts = heavy_tailed(*shape)
+    covered = torch.zeros(shape)
+    for rows, columns in batch_topk.blocks(*shape):
+        covered[rows, columns] += 1
+    assert torch.equal(covered, torch.ones(shape))
+    assert selected(pre_acts, 3) == sorted_in_float64(pre_acts, 3)
 
-    def cut_too_high(flat: torch.Tensor, *_: int) -> torch.Tensor:
-        return flat.max()
 
-    monkeypatch.setattr(batch_topk, "_low_cut", cut_too_high)
-    assert selected(pre_acts, 5) == expected
-
-
-def test_sample_meets_all_latents_not_the_same_few_again_and_again() -> None:
-    """Every 32nd latent is quiet, and a stride of 32 would look at no other."""
-    scale = torch.ones(4096)
-    scale[::32] = 1e-3
-    pre_acts = heavy_tailed(512, 4096) * scale
-    n_keep = 8 * 512
-    cut = batch_topk._low_cut(pre_acts.flatten(), n_keep, 4096)
-    n_candidates = int((pre_acts > cut).sum())
-    assert n_keep < n_candidates < 3 * n_keep
-    assert selected(pre_acts, 8) == sorted_in_float64(pre_acts, 8)
+def test_order_in_which_the_largest_come_changes_nothing() -> None:
+    rising = heavy_tailed(64 * 500).sort().values.view(64, 500)
+    for pre_acts in (rising, rising.flip(0, 1), rising.flip(1)):
+        assert selected(pre_acts, 5) == sorted_in_float64(pre_acts, 5)
 
 
 def test_bfloat16_keeps_exactly_as_many_and_none_below_the_cut() -> None:

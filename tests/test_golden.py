@@ -14,6 +14,7 @@ from sae_lens_meta.penalty import decomposability, unit_rows
 from tests.helpers import forward
 
 FLOAT32_ROUNDING = 1e-5
+SPARSE_AND_DENSE = pytest.mark.parametrize("sparse", [True, False])
 Golden = tuple[dict[str, Any], dict[str, torch.Tensor]]
 
 
@@ -25,7 +26,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         return settings, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def joint_sae(golden: Golden, **changes: Any) -> MetaTrainingSAE:
+def joint_sae(golden: Golden, sparse: bool) -> MetaTrainingSAE:
     """Our SAE with the author's settings and recorded initial weights."""
     settings, tensors = golden
     sae = MetaTrainingSAE(
@@ -44,7 +45,7 @@ def joint_sae(golden: Golden, **changes: Any) -> MetaTrainingSAE:
             meta_steps_per_cycle=settings["n_meta_steps"],
             aux_loss_coefficient=settings["aux_penalty"],
             meta_lr=settings["lr"],
-            **changes,
+            use_sparse_activations=sparse,
         )
     )
     assert sae.meta_sae is not None
@@ -77,27 +78,29 @@ def assert_gradients_are_the_authors(
         assert_same(ours / settings["d_in"], theirs)
 
 
-def test_primary_step_is_the_authors_times_d_in(golden: Golden) -> None:
+@SPARSE_AND_DENSE
+def test_primary_step_is_the_authors_times_d_in(golden: Golden, sparse: bool) -> None:
     settings, tensors = golden
-    sae, d_in = joint_sae(golden), settings["d_in"]
+    sae, d_in = joint_sae(golden, sparse), settings["d_in"]
     output = forward(sae, tensors["batches"][0], coefficient=settings["lambda2"])
     output.loss.backward()
 
-    assert torch.equal(output.feature_acts > 0, tensors["point.primary_acts"] > 0)
-    assert_same(output.feature_acts, tensors["point.primary_acts"])
+    feature_acts = output.feature_acts.to_dense()
+    assert torch.equal(feature_acts > 0, tensors["point.primary_acts"] > 0)
+    assert_same(feature_acts, tensors["point.primary_acts"])
     assert_same(output.sae_out, tensors["point.primary_out"])
     assert_same(output.losses["mse_loss"] / d_in, tensors["point.primary_l2_loss"])
     assert_same(output.loss / d_in, tensors["point.primary_loss"])
     assert_gradients_are_the_authors(sae, golden, "primary")
 
 
-def test_penalty_and_its_gradient_are_the_authors(golden: Golden) -> None:
+@SPARSE_AND_DENSE
+def test_penalty_and_its_gradient_are_the_authors(golden: Golden, sparse: bool) -> None:
     settings, tensors = golden
-    sae = joint_sae(golden)
+    sae = joint_sae(golden, sparse)
     assert sae.meta_sae is not None
-    rows = unit_rows(sae.W_dec)
-    recons = sae.meta_sae.reconstruct(rows.detach())
-    penalty = decomposability(rows, recons, settings["sigma_sq"]).mean()
+    recons = sae.meta_sae.reconstruct(sae.W_dec.detach())
+    penalty = decomposability(sae.W_dec, recons, settings["sigma_sq"]).penalties.mean()
     (gradient,) = torch.autograd.grad(penalty, sae.W_dec)
 
     assert_same(recons, tensors["point.meta_recon"])
@@ -106,16 +109,18 @@ def test_penalty_and_its_gradient_are_the_authors(golden: Golden) -> None:
     assert_same(gradient, without_row_component(recorded, sae.W_dec))
 
 
-def test_meta_step_is_the_authors_times_d_in(golden: Golden) -> None:
+@SPARSE_AND_DENSE
+def test_meta_step_is_the_authors_times_d_in(golden: Golden, sparse: bool) -> None:
     settings, tensors = golden
-    sae, d_in = joint_sae(golden), settings["d_in"]
+    sae, d_in = joint_sae(golden, sparse), settings["d_in"]
     meta_sae = sae.meta_sae
     assert meta_sae is not None
     output = forward(meta_sae, unit_rows(sae.W_dec.detach()))
     output.loss.backward()
 
-    assert torch.equal(output.feature_acts > 0, tensors["point.meta_acts"] > 0)
-    assert_same(output.feature_acts, tensors["point.meta_acts"])
+    feature_acts = output.feature_acts.to_dense()
+    assert torch.equal(feature_acts > 0, tensors["point.meta_acts"] > 0)
+    assert_same(feature_acts, tensors["point.meta_acts"])
     assert_same(output.losses["mse_loss"] / d_in, tensors["point.meta_l2"])
     assert_same(output.loss / d_in, tensors["point.meta_loss"])
     assert_gradients_are_the_authors(meta_sae, golden, "meta")
@@ -137,7 +142,7 @@ def run_trajectory(golden: Golden, sae: MetaTrainingSAE) -> dict[str, torch.Tens
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        idle = (idle + 1) * ~(output.feature_acts > 0).any(0)
+        idle = (idle + 1) * ~(output.feature_acts.to_dense() > 0).any(0)
         l2.append(output.losses["mse_loss"].item() / settings["d_in"])
         penalty.append(float(output.metrics["mean_penalty"]))  # type: ignore[arg-type]
     return {
@@ -161,10 +166,11 @@ def follow_the_authors_conventions(sae: MetaTrainingSAE) -> None:
         part.W_dec.register_post_accumulate_grad_hook(project)
 
 
+@SPARSE_AND_DENSE
 def test_trajectory_is_the_authors_under_his_decoder_conventions(
-    golden: Golden,
+    golden: Golden, sparse: bool
 ) -> None:
-    sae = joint_sae(golden)
+    sae = joint_sae(golden, sparse)
     follow_the_authors_conventions(sae)
     deviation = run_trajectory(golden, sae)
     # one whole cycle: until a latent dies, where the auxiliary losses differ in form
@@ -175,9 +181,10 @@ def test_trajectory_is_the_authors_under_his_decoder_conventions(
     assert deviation["penalty"].max() < 5e-3
 
 
+@SPARSE_AND_DENSE
 def test_trajectory_stays_near_the_authors_under_saelens_conventions(
-    golden: Golden,
+    golden: Golden, sparse: bool
 ) -> None:
-    deviation = run_trajectory(golden, joint_sae(golden))
+    deviation = run_trajectory(golden, joint_sae(golden, sparse))
     assert deviation["l2"].max() < 0.03
     assert deviation["penalty"].max() < 0.03

@@ -44,5 +44,6 @@ def meta_explained_variance(
         torch.manual_seed(seed)
         meta_sae = MetaSAE(config)
     meta_sae.fit(rows, n_steps)
-    fit = meta_fit(rows, meta_sae.reconstruct(rows))
+    squared_distances = (rows - meta_sae.reconstruct(rows)).pow(2).sum(dim=-1)
+    fit = meta_fit(rows, squared_distances)
     return fit["meta_explained_variance"].item()

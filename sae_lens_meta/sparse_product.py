@@ -1,0 +1,262 @@
+"""
+A sparse autoencoder's product over its active latents alone, and its gradient.
+
+BatchTopK leaves a few of the `n * d_sae` codes. With A the active pairs (sample i, latent j),
+
+    a_ij  = x_i . W_enc[:, j] + b_enc_j            for (i, j) in A, x_i = input_i - b_dec
+    out_i = sum_{j: (i, j) in A} a_ij W_dec[j] + b_dec
+
+and G the gradient with respect to `out`, everything else follows over A alone:
+
+    g_ij            = G_i . W_dec[j]               gradient of a_ij
+    grad W_dec[j]   = sum_i a_ij G_i
+    grad W_enc[:,j] = sum_i g_ij x_i
+    grad b_enc_j    = sum_i g_ij
+    grad b_dec      = sum_i G_i - W_enc (grad b_enc)
+
+Three of these are weighted sums of rows (torch's `embedding_bag`), `g` is a sampled product
+(torch's `sampled_addmm`); both exist for CPU and CUDA. What costs a dense product is finding
+out which pairs are active, the encoder's forward, and that is done before, without gradient.
+
+The decoder norm that SAELens multiplies pre-activations with, and divides codes by before
+decoding, cancels in `out` and in every gradient: it matters for the selection only.
+"""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
+
+# Above this share of active codes a dense product is faster on CPU (benchmarks/crossover.py).
+MAX_ACTIVE_SHARE = 1 / 6
+# Latents per piece of the encoder's gradient, summed as [d_sae, d_in], kept as [d_in, d_sae].
+PIECE = 1024
+
+
+def has_sparse_products(dtype: torch.dtype) -> bool:
+    """Whether torch has them: for float32 and float64."""
+    return dtype in (torch.float32, torch.float64)
+
+
+def sparse_is_faster(d_sae: int, k: float, device: str) -> bool:
+    """
+    Whether these products beat dense ones, for codes with `k` of `d_sae` latents active.
+
+    Only what was measured is said to be: CPU.
+    """
+    return torch.device(device).type == "cpu" and k / d_sae <= MAX_ACTIVE_SHARE
+
+
+class ActiveCodes:
+    """
+    The non-zero codes `[n_samples, d_sae]` of BatchTopK, sample by sample.
+
+    Args:
+        flat: `[n_active]` distinct indices into the flattened codes.
+        acts: `[n_active]` activations: pre-activations times `norms` of their latents.
+        shape: `(n_samples, d_sae)`.
+        norms: `[d_sae]`.
+
+    Attributes:
+        samples, latents: where the codes are, `[n_active]` each.
+        acts: as above.
+        values: pre-activations, `[n_active]`, the factors of the decoder rows.
+    """
+
+    def __init__(
+        self,
+        flat: torch.Tensor,
+        acts: torch.Tensor,
+        shape: tuple[int, int],
+        norms: torch.Tensor,
+    ):
+        flat, order = flat.sort()
+        self.shape = shape
+        self.samples = flat // shape[1]
+        self.latents = flat % shape[1]
+        self.acts = acts[order]
+        self.values = self.acts / norms[self.latents]
+
+    @cached_property
+    def sample_starts(self) -> torch.Tensor:
+        """Where the codes of each sample begin, `[n_samples + 1]`."""
+        return _starts(self.samples, self.shape[0])
+
+    @cached_property
+    def latent_starts(self) -> torch.Tensor:
+        """Where the codes of each latent begin in the order `by_latent`, `[d_sae + 1]`."""
+        return _starts(self.latents, self.shape[1])
+
+    @cached_property
+    def by_latent(self) -> torch.Tensor:
+        """The order `[n_active]` of the codes by latent."""
+        return self.latents.argsort(stable=True)
+
+    def as_coo(self) -> torch.Tensor:
+        """The activations as a sparse COO tensor `[n_samples, d_sae]`."""
+        return torch.sparse_coo_tensor(
+            torch.stack([self.samples, self.latents]),
+            self.acts,
+            self.shape,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+
+    def decode(self, W_dec: torch.Tensor) -> torch.Tensor:
+        """`[n_samples, d_in]`: for each sample its values times their decoder rows, summed."""
+        return _weighted_sums(self.values, self.latents, self.sample_starts, W_dec)
+
+
+@dataclass
+class DeadCodes:
+    """
+    Codes of the dead latents that serve the auxiliary loss.
+
+    So many of them are used on each sample that their products are dense.
+
+    Attributes:
+        latents: which are dead, `[n_dead]`.
+        values: `[n_samples, n_dead]`.
+        chosen: mask of the values that are used, `[n_samples, n_dead]`.
+    """
+
+    latents: torch.Tensor
+    values: torch.Tensor
+    chosen: torch.Tensor
+
+
+class Reconstruct(torch.autograd.Function):
+    """
+    Decodes known codes, with the gradients of encoder and decoder.
+
+    `apply(W_enc, b_enc, W_dec, b_dec, x, b_dec_in_x, codes, dead)` takes the weights; what
+    was encoded, `x` `[n_samples, d_in]`, and whether `b_dec` was subtracted in it; the active
+    codes; and those of the dead latents or None. It returns the reconstruction, and that of
+    the dead latents by themselves without `b_dec` or None, both `[n_samples, d_in]`.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        W_enc: torch.Tensor,
+        b_enc: torch.Tensor,
+        W_dec: torch.Tensor,
+        b_dec: torch.Tensor,
+        x: torch.Tensor,
+        b_dec_in_x: bool,
+        codes: ActiveCodes,
+        dead: DeadCodes | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        ctx.save_for_backward(W_enc, b_enc, W_dec, x)
+        ctx.b_dec_in_x, ctx.codes, ctx.dead = b_dec_in_x, codes, dead
+        recons = codes.decode(W_dec).add_(b_dec)
+        if dead is None:
+            return recons, None
+        return recons, (dead.values * dead.chosen) @ W_dec[dead.latents]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: torch.Tensor, grad_dead: torch.Tensor | None
+    ) -> Any:
+        W_enc, b_enc, W_dec, x = ctx.saved_tensors
+        codes: ActiveCodes = ctx.codes
+        grad = grad.contiguous()
+        order, starts = codes.by_latent, codes.latent_starts
+        samples = codes.samples[order]
+        grad_values = _sampled_products(codes, grad, W_dec)
+        grad_W_dec = _weighted_sums(codes.values[order], samples, starts, grad)
+        grad_W_enc = _sums_in_columns(grad_values[order], samples, starts, x)
+        grad_b_enc = torch.zeros_like(b_enc).index_add_(0, codes.latents, grad_values)
+        if ctx.dead is not None and grad_dead is not None:
+            dead: DeadCodes = ctx.dead
+            grad_codes = (grad_dead @ W_dec[dead.latents].t()) * dead.chosen
+            grad_W_dec[dead.latents] += (dead.values * dead.chosen).t() @ grad_dead
+            grad_W_enc[:, dead.latents] += x.t() @ grad_codes
+            grad_b_enc[dead.latents] += grad_codes.sum(dim=0)
+        grad_b_dec = grad.sum(dim=0)
+        if ctx.b_dec_in_x:
+            grad_b_dec -= W_enc @ grad_b_enc
+        return grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, *[None] * 4
+
+
+class SquaredError(torch.autograd.Function):
+    """
+    `apply(recons, target)`, both `[n, d_in]`: `||recons_i - target_i||^2`, averaged over i.
+
+    In pieces, so that the difference, which is as large as a decoder for the meta SAE, is
+    written once: as the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, recons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(recons, target)
+        pieces = zip(recons.split(PIECE), target.split(PIECE), strict=True)
+        squares = [(ours - theirs).pow(2).sum(dim=-1) for ours, theirs in pieces]
+        return torch.cat(squares).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        recons, target = ctx.saved_tensors
+        return (recons - target).mul_(2 * grad / len(recons)), None
+
+
+def _starts(groups: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Where each group would begin if `groups` were sorted, and where the last one ends."""
+    ends = groups.bincount(minlength=n_groups).cumsum(0)
+    return torch.cat([groups.new_zeros(1), ends])
+
+
+def _weighted_sums(
+    weights: torch.Tensor,
+    indices: torch.Tensor,
+    starts: torch.Tensor,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """`[n_groups, d]`: for each group the sum of `weights[t] * rows[indices[t]]`."""
+    return embedding_bag(
+        indices,
+        rows,
+        starts,
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
+
+
+def _sums_in_columns(
+    weights: torch.Tensor,
+    indices: torch.Tensor,
+    starts: torch.Tensor,
+    rows: torch.Tensor,
+) -> torch.Tensor:
+    """The transpose of `_weighted_sums`, `[d, n_groups]`, made piece by piece."""
+    n_groups = len(starts) - 1
+    sums = rows.new_empty(rows.shape[1], n_groups)
+    for first in range(0, n_groups, PIECE):
+        ends = starts[first : first + PIECE + 1]
+        part = slice(int(ends[0]), int(ends[-1]))
+        piece = _weighted_sums(weights[part], indices[part], ends - ends[0], rows)
+        sums[:, first : first + PIECE] = piece.t()
+    return sums
+
+
+def _sampled_products(
+    codes: ActiveCodes, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """`[n_active]`: `left[i] . right[j]` for the active codes alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        pattern = torch.sparse_csr_tensor(
+            codes.sample_starts,
+            codes.latents,
+            left.new_zeros(len(codes.latents)),
+            codes.shape,
+            check_invariants=False,
+        )
+    return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
