@@ -1,0 +1,246 @@
+"""The phi coefficient of co-firing latents, and how much of it chance alone would give."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit, prange
+from scipy.special import gammaln
+
+from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+
+BIN_WIDTH = 1e-3  # of the histogram of phi
+BLOCK_ROWS = 512
+
+
+@dataclass
+class PhiSummary:
+    """
+    Phi over all pairs i < j of some latents of one SAE.
+
+    Attributes:
+        n_tokens: tokens counted.
+        n_latents: latents compared: asked for, and neither silent nor firing on every token.
+        mean_abs: mean |phi| over their pairs.
+        expected_by_chance: the same, expected if latents with these firing counts fired
+            independently of each other; it falls with the number of tokens.
+        corrected: `mean_abs - expected_by_chance`: 0 for independent latents. For pairs that
+            do co-fire it is low by at most `expected_by_chance`.
+        mean_abs_with_silent: mean |phi| where every pair of a latent that was left out
+            counts as 0.
+        tokens_for_small_chance: tokens at which chance would give 1 % of `corrected`, once
+            every pair is expected on several tokens: 2 / (pi (0.01 corrected)^2); None where
+            `corrected` is not above 0.
+    """
+
+    n_tokens: int
+    n_latents: int
+    mean_abs: float
+    expected_by_chance: float
+    corrected: float
+    mean_abs_with_silent: float
+    tokens_for_small_chance: int | None
+
+
+@dataclass
+class Partners:
+    """
+    The latents of the highest phi with each latent.
+
+    Attributes:
+        latents: `[d, n]`, highest first.
+        phi: `[d, n]`.
+    """
+
+    latents: np.ndarray
+    phi: np.ndarray
+
+
+def measurable(counter: CooccurrenceCounter) -> np.ndarray:
+    """Mask `[d_a]` of latents whose phi is defined: they fire, and not on every token."""
+    return (counter.fired_a > 0) & (counter.fired_a < counter.n_tokens)
+
+
+def summarize_phi(
+    counter: CooccurrenceCounter, latents: np.ndarray | None = None
+) -> PhiSummary:
+    """
+    Mean |phi| within one SAE, beside what chance alone would give.
+
+    Args:
+        counter: counts within one SAE.
+        latents: mask `[d]` of the latents to compare, for instance those alive in every SAE
+            of a comparison; all by default.
+
+    Raises:
+        ValueError: if fewer than two latents have a phi, or the counter is of two SAEs.
+    """
+    chosen = _chosen(counter, latents)
+    n_pairs = len(chosen) * (len(chosen) - 1) / 2
+    fired = counter.fired_a
+    total, _ = _scan(counter.together, fired, counter.n_tokens, chosen, counter.d_a)
+    chance = float(_total_by_chance(fired[chosen], counter.n_tokens)) / n_pairs
+    mean_abs = total / n_pairs
+    corrected = mean_abs - chance
+    n_asked = counter.d_a if latents is None else int(latents.sum())
+    return PhiSummary(
+        n_tokens=counter.n_tokens,
+        n_latents=len(chosen),
+        mean_abs=mean_abs,
+        expected_by_chance=chance,
+        corrected=corrected,
+        mean_abs_with_silent=total / (n_asked * (n_asked - 1) / 2),
+        tokens_for_small_chance=math.ceil(2 / (math.pi * (0.01 * corrected) ** 2))
+        if corrected > 0
+        else None,
+    )
+
+
+def phi_histogram(
+    counter: CooccurrenceCounter, latents: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    How phi is distributed over the pairs within one SAE.
+
+    Returns:
+        The 2,001 edges of bins of width 0.001 from -1 to 1, and the pairs in each bin.
+
+    Raises:
+        ValueError: as `summarize_phi`.
+    """
+    chosen = _chosen(counter, latents)
+    _, bins = _scan(
+        counter.together, counter.fired_a, counter.n_tokens, chosen, counter.d_a
+    )
+    n_bins = round(2 / BIN_WIDTH)
+    return np.linspace(-1, 1, n_bins + 1), bins.sum(axis=0)
+
+
+def phi_rows(counter: CooccurrenceCounter, first: int, last: int) -> np.ndarray:
+    """
+    Phi of latents `first` to `last` with all others, `[last - first, d_b]` float32.
+
+    `(n N_ij - N_i N_j) / sqrt(N_i (n - N_i) N_j (n - N_j))` for firing counts N and n tokens;
+    0 where a latent is silent or fires on every token.
+    """
+    n = float(counter.n_tokens)
+    fired_a = counter.fired_a[first:last, None].astype(np.float64)
+    fired_b = counter.fired_b[None].astype(np.float64)
+    covariance = n * counter.rows(first, last) - fired_a * fired_b
+    scale = np.sqrt(fired_a * (n - fired_a)) * np.sqrt(fired_b * (n - fired_b))
+    phi = np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
+    return phi.astype(np.float32)
+
+
+def top_partners(
+    counter: CooccurrenceCounter, n_top: int
+) -> tuple[Partners, Partners | None]:
+    """
+    The `n_top` latents of the highest phi with each latent, itself excepted.
+
+    Returns:
+        Partners of the first SAE's latents and, between two SAEs, of the second's; None
+        within one.
+    """
+    n_top = min(n_top, counter.d_b - counter.is_within, counter.d_a)
+    of_a, best, places = [], None, None
+    for first in range(0, counter.d_a, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, counter.d_a)
+        phi = torch.from_numpy(phi_rows(counter, first, last))
+        if counter.is_within:
+            phi[range(last - first), range(first, last)] = -torch.inf
+        of_a.append(phi.topk(n_top, dim=1))
+        if not counter.is_within:
+            rows = torch.arange(first, last)[:, None].expand_as(phi)
+            if best is not None and places is not None:
+                phi, rows = torch.cat([best, phi]), torch.cat([places, rows])
+            best, order = phi.topk(min(n_top, len(phi)), dim=0)
+            places = rows.gather(0, order)
+    partners_of_a = Partners(
+        torch.cat([top.indices for top in of_a]).numpy(),
+        torch.cat([top.values for top in of_a]).numpy(),
+    )
+    if best is None or places is None:
+        return partners_of_a, None
+    return partners_of_a, Partners(places.t().numpy(), best.t().numpy())
+
+
+def _chosen(counter: CooccurrenceCounter, latents: np.ndarray | None) -> np.ndarray:
+    if not counter.is_within:
+        raise ValueError(
+            "Mean |phi| is of pairs within one SAE; this counter is of two."
+        )
+    mask = measurable(counter)
+    if latents is not None:
+        mask = mask & np.asarray(latents, dtype=bool)
+    chosen = mask.nonzero()[0]
+    if len(chosen) < 2:
+        raise ValueError(
+            f"{len(chosen)} of {counter.d_a} latents fire on some but not all of "
+            f"{counter.n_tokens} tokens; phi takes two. Give more tokens."
+        )
+    return chosen
+
+
+def _total_by_chance(fired: np.ndarray, n_tokens: int) -> float:
+    """
+    Sum over pairs of the expected |phi| of independent latents with these firing counts.
+
+    Given both counts, N_ij is then hypergeometric with mean mu = N_i N_j / n, and its mean
+    absolute deviation is `2 m (n - N_i - N_j + m) / n * P(N_ij = m)` with m = floor(mu) + 1
+    (de Moivre's sum; Diaconis and Zabell 1991). Rare latents are thus Poisson as they should
+    be, not Gaussian.
+    """
+    counts, multiplicity = np.unique(fired, return_counts=True)
+    log_factorial = gammaln(np.arange(n_tokens + 1) + 1.0)
+    return _chance(counts, multiplicity, log_factorial, n_tokens).sum()
+
+
+@njit(parallel=True, cache=True)
+def _chance(counts, multiplicity, log_factorial, n):  # type: ignore[no-untyped-def]
+    totals = np.zeros(len(counts))
+    for i in prange(len(counts)):
+        a = counts[i]
+        for j in range(i, len(counts)):
+            b = counts[j]
+            pairs = multiplicity[i] * multiplicity[j] * 1.0
+            if i == j:
+                pairs = multiplicity[i] * (multiplicity[i] - 1) / 2
+            m = a * b // n + 1
+            if m > min(a, b) or n - a - b + m < 0:
+                continue
+            log_p = (
+                log_factorial[a] - log_factorial[m] - log_factorial[a - m]
+                + log_factorial[n - a] - log_factorial[b - m] - log_factorial[n - a - b + m]
+                - log_factorial[n] + log_factorial[b] + log_factorial[n - b]
+            )  # fmt: skip
+            deviation = 2.0 * m * (n - a - b + m) / n * math.exp(log_p)
+            scale = math.sqrt(a * 1.0 * (n - a)) * math.sqrt(b * 1.0 * (n - b)) / n
+            totals[i] += pairs * deviation / scale
+    return totals
+
+
+@njit(parallel=True, cache=True)
+def _scan(together, fired, n, chosen, d):  # type: ignore[no-untyped-def]
+    """Sum of |phi| over pairs of chosen latents, and the histogram of phi for each thread's rows."""
+    n_bins = 2000
+    n_parts = 64
+    totals = np.zeros(n_parts)
+    bins = np.zeros((n_parts, n_bins), dtype=np.int64)
+    for part in prange(n_parts):
+        for r in range(part, len(chosen), n_parts):
+            i = chosen[r]
+            a = fired[i] * 1.0
+            offset = i * d - i * (i + 1) // 2 - i - 1
+            scale_a = math.sqrt(a * (n - a))
+            for s in range(r + 1, len(chosen)):
+                j = chosen[s]
+                b = fired[j] * 1.0
+                phi = (n * 1.0 * together[offset + j] - a * b) / (
+                    scale_a * math.sqrt(b * (n - b))
+                )
+                totals[part] += abs(phi)
+                place = int((phi + 1.0) * (n_bins / 2))
+                bins[part, min(max(place, 0), n_bins - 1)] += 1
+    return totals.sum(), bins
