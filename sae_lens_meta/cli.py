@@ -3,15 +3,19 @@
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
 from datasets.exceptions import DatasetsError
 from rich.console import Console
-from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens import SAE, LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
+from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.checks import check_dataset, check_hook, check_resume
 from sae_lens_meta.demo import DemoConfig, run_demo
+from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
+from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,6 +40,31 @@ def train(args: list[str]) -> None:
     runner.run()
 
 
+def calibrate_saved(path: Path, source: SourceConfig, rule: str, batch: int) -> None:
+    """Gives a saved JumpReLU SAE one threshold per latent and writes it back."""
+    sae = SAE.load_from_disk(path, source.device)
+    activations = load_source(source, sae).stream(sae, source.tokens)
+    report = calibrate(sae, regroup(activations, batch), rule=rule)  # type: ignore[arg-type]
+    sae.save_model(path)
+    console = Console()
+    for name, value in vars(report).items():
+        console.print(f"{name:>14}  {value}")
+
+
+def evaluate_saved(
+    path: Path, source: SourceConfig, ce_tokens: int, output: Path | None
+) -> None:
+    """Measures a saved SAE and writes evaluation.json beside it."""
+    sae = SAE.load_from_disk(path, source.device)
+    loaded = load_source(source, sae)
+    result = evaluate(path.name, sae, loaded, source.tokens, ce_tokens)
+    console = Console()
+    console.print(evaluation_table([result]))
+    target = output or path / "evaluation.json"
+    result.save(target)
+    console.print(f"Written: {target}")
+
+
 def _dispatch(args: list[str]) -> None:
     if args[:1] == ["train"]:
         return train(args[1:])
@@ -44,5 +73,24 @@ def _dispatch(args: list[str]) -> None:
     commands.add_parser("train", help=train.__doc__)
     demo = commands.add_parser("demo", help=run_demo.__doc__)
     demo.add_arguments(DemoConfig, dest="config")
-    run_demo(parser.parse_args(args).config, Console())
+    calibration = commands.add_parser("calibrate", help=calibrate_saved.__doc__)
+    calibration.add_argument("--rule", choices=["rate", "equal_error"], default="rate")
+    calibration.add_argument(
+        "--batch", type=int, default=4096, help="tokens that BatchTopK selects over"
+    )
+    evaluation = commands.add_parser("evaluate", help=evaluate_saved.__doc__)
+    evaluation.add_argument("--output", type=Path, help="where to write the figures")
+    evaluation.add_argument(
+        "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
+    )
+    for command in (calibration, evaluation):
+        command.add_argument("path", type=Path, help="folder of the saved SAE")
+        command.add_arguments(SourceConfig, dest="source")
+    parsed = parser.parse_args(args)
+    if parsed.command == "demo":
+        run_demo(parsed.config, Console())
+    elif parsed.command == "calibrate":
+        calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
+    else:
+        evaluate_saved(parsed.path, parsed.source, parsed.ce_tokens, parsed.output)
     return None

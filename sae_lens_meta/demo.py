@@ -1,6 +1,5 @@
 """The main job: a joint and a solo SAE side by side, measured, saved and looked at."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,31 @@ from rich.table import Table
 from rich.text import Text
 from sae_lens import (
     SAE,
-    ActivationsStore,
     LoggingConfig,
     MultiSAETrainingRunner,
     MultiSAETrainingRunnerConfig,
 )
-from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.load_model import load_model
-from sae_lens.training.activation_scaler import ActivationScaler
 from tqdm.auto import tqdm
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.config import MetaTrainingSAEConfig
-from sae_lens_meta.evaluation.activations import stream_activations
+from sae_lens_meta.evaluation.evaluate import model_cost
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionMeter,
 )
+from sae_lens_meta.evaluation.source import (
+    SMOLLM2,
+    ActivationSource,
+    model_path,
+)
 from sae_lens_meta.evaluation.top_contexts import TopContexts
-from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.text import PYDOC, load_text
 
-SMOLLM2 = "smollm2"
 JOINT, SOLO = "joint", "solo"
-CONTEXTS_PER_BATCH = 8
 MAX_CE_TOKENS = 2048
 
 
@@ -106,14 +104,16 @@ class DemoRow:
 def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
     """Trains a joint and a solo SAE side by side, measures, saves and shows them."""
     training_text, held_out = load_text(cfg.dataset, cfg.held_out_documents, cfg.seed)
-    model_path = _model_path(cfg.model, console)
-    model = load_model(cfg.model_class, model_path, device=cfg.device)
+    path = model_path(cfg.model)
+    console.print(f"Model: {path}")
+    model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
-    train_side_by_side(cfg, model_path, model, training_text, configs)
+    train_side_by_side(cfg, path, model, training_text, configs)
 
     saes = {name: SAE.load_from_disk(cfg.output / name, cfg.device) for name in configs}
     contexts = TopContexts(saes[JOINT], _some_latents(cfg))
-    rows = measure(cfg, saes, model, held_out, contexts)
+    source = ActivationSource(model, held_out, cfg.context_size, cfg.device)
+    rows = measure(cfg, saes, source, contexts)
     console.print(_table(rows))
     show_latents(contexts, model.tokenizer, console)
     console.print(
@@ -168,22 +168,20 @@ def train_side_by_side(
 def measure(
     cfg: DemoConfig,
     saes: dict[str, SAE[Any]],
-    model: HookedRootModule,
-    text: Dataset,
+    source: ActivationSource,
     contexts: TopContexts,
 ) -> dict[str, DemoRow]:
-    """Figures of each SAE on `text`, read once, and of its decoder; fills `contexts`."""
+    """Figures of each SAE on `source`, read once, and of its decoder; fills `contexts`."""
     meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
     any_sae = next(iter(saes.values()))
-    store = _store(cfg, any_sae, model, text)
-    for batch in stream_activations(store, cfg.eval_tokens):
+    for batch in source.stream(any_sae, cfg.eval_tokens):
         for meter in meters.values():
             meter.update(batch.activations)
         contexts.update(batch)
     return {
         name: DemoRow(
             reconstruction=meters[name].result(),
-            ce_loss_recovered=_ce_loss_recovered(cfg, sae, model, text),
+            ce_loss_recovered=model_cost(sae, source, MAX_CE_TOKENS).ce_loss_recovered,
             meta_explained_variance=_meta_explained_variance(sae),
         )
         for name, sae in saes.items()
@@ -203,23 +201,6 @@ def show_latents(
             console.print(
                 Text(f"  {peak.activation:6.2f}  {before}").append(token, "reverse")
             )
-
-
-def _ce_loss_recovered(
-    cfg: DemoConfig, sae: SAE[Any], model: HookedRootModule, text: Dataset
-) -> float:
-    """SAELens's figure: 1 where the SAE costs the model nothing, 0 for a zeroed hook."""
-    store = _store(cfg, sae, model, text)
-    n_batches = max(1, MAX_CE_TOKENS // (cfg.context_size * CONTEXTS_PER_BATCH))
-    metrics, _ = run_evals(
-        sae,
-        store,
-        model,
-        ActivationScaler(),
-        EvalConfig(compute_ce_loss=True, n_eval_reconstruction_batches=n_batches),
-        verbose=True,
-    )
-    return metrics["model_performance_preservation"]["ce_loss_score"]
 
 
 def _meta_explained_variance(sae: SAE[Any]) -> float:
@@ -248,29 +229,6 @@ def _sae_configs(cfg: DemoConfig, d_in: int) -> dict[str, MetaTrainingSAEConfig]
         init_seed=cfg.seed,
     )
     return {JOINT: joint, SOLO: replace(joint, decomposability_coefficient=0)}
-
-
-def _model_path(model: str, console: Console) -> str:
-    if model != SMOLLM2 and not model.endswith(".gguf"):
-        return model
-    gguf = smollm2_gguf() if model == SMOLLM2 else Path(model)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    console.print(f"Model: {gguf.stem}")
-    return str(convert_gguf(gguf, cache / "sae_lens_meta" / gguf.stem))
-
-
-def _store(
-    cfg: DemoConfig, sae: SAE[Any], model: HookedRootModule, text: Dataset
-) -> ActivationsStore:
-    return ActivationsStore.from_sae(
-        model,
-        sae,
-        dataset=text,
-        context_size=cfg.context_size,
-        store_batch_size_prompts=CONTEXTS_PER_BATCH,
-        total_tokens=cfg.eval_tokens,
-        device=cfg.device,
-    )
 
 
 def _table(rows: dict[str, DemoRow]) -> Table:

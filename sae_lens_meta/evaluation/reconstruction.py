@@ -47,8 +47,8 @@ class ReconstructionMeter:
         self._fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
 
     @torch.no_grad()
-    def update(self, activations: torch.Tensor) -> None:
-        """Adds a batch of activations, `[..., d_in]`."""
+    def update(self, activations: torch.Tensor) -> torch.Tensor:
+        """Adds a batch of activations, `[..., d_in]`; returns the codes `[n, d_sae]`."""
         x = activations.reshape(-1, self.sae.cfg.d_in)
         x = x.to(self.sae.device, torch.float32)
         with flat_heads(self.sae):
@@ -62,6 +62,7 @@ class ReconstructionMeter:
         self._n_active += int((acts > 0).sum())
         self._fired |= (acts > 0).any(0).cpu()
         self._n_tokens += len(x)
+        return acts
 
     def result(self) -> Reconstruction:
         """

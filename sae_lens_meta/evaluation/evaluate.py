@@ -1,0 +1,191 @@
+"""All measures of one SAE, from one pass over held-out text."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from sae_lens import SAE, __version__
+from sae_lens.evals import EvalConfig, run_evals
+from sae_lens.training.activation_scaler import ActivationScaler
+
+from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.evaluation.geometry import decoder_geometry
+from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
+from sae_lens_meta.evaluation.phi import PhiSummary, summarize_phi
+from sae_lens_meta.evaluation.reconstruction import (
+    Reconstruction,
+    ReconstructionMeter,
+)
+from sae_lens_meta.evaluation.source import CONTEXTS_PER_BATCH, ActivationSource
+
+# SAEBench's meta-structure measure, at a width besides its own
+META_WIDTH_RATIOS = (0.09, 0.25)
+META_K = 4
+META_SEEDS = (0, 1, 2)
+
+
+@dataclass
+class ModelCost:
+    """
+    What it costs the language model to run on reconstructions; SAELens's figures.
+
+    Attributes:
+        ce_loss: of the model itself, nats a token.
+        ce_loss_with_sae: with the hook's activations replaced by their reconstruction.
+        ce_overhead_percent: the difference, in percent of `ce_loss`.
+        ce_loss_recovered: 1 where the reconstruction costs nothing, 0 where as much as
+            zeroed activations.
+        kl_divergence: of the next-token distributions, nats.
+        n_tokens: tokens measured.
+    """
+
+    ce_loss: float
+    ce_loss_with_sae: float
+    ce_overhead_percent: float
+    ce_loss_recovered: float
+    kl_divergence: float
+    n_tokens: int
+
+
+@dataclass
+class DecoderSummary:
+    """
+    Attributes:
+        mean_abs_cosine: over all pairs of decoder rows.
+        mean_nearest_cosine: of each row to its nearest other row, averaged.
+        effective_rank: see `geometry.Geometry`.
+        meta_explained_variance: share of the rows' variance that a fresh meta SAE of k 4
+            explains, by its width as a share of `d_sae`, over three seeds; lower is more atomic.
+    """
+
+    mean_abs_cosine: float
+    mean_nearest_cosine: float
+    effective_rank: float
+    meta_explained_variance: dict[str, list[float]]
+
+
+@dataclass
+class Evaluation:
+    """Figures of one SAE, and what they were taken with."""
+
+    name: str
+    d_sae: int
+    sae_lens_version: str
+    reconstruction: Reconstruction
+    model_cost: ModelCost
+    phi: PhiSummary
+    decoder: DecoderSummary
+
+    def save(self, path: Path) -> None:
+        """Writes the figures as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+
+
+def evaluate(
+    name: str,
+    sae: SAE[Any],
+    source: ActivationSource,
+    n_tokens: int,
+    n_ce_tokens: int = 4096,
+) -> Evaluation:
+    """
+    Measures `sae` on `n_tokens` tokens of `source`, and its decoder.
+
+    Raises:
+        ValueError: if the text gives no tokens, or fewer than two latents fire on them.
+    """
+    meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
+    for batch in source.stream(sae, n_tokens):
+        counter.update(meter.update(batch.activations))
+    return Evaluation(
+        name=name,
+        d_sae=sae.cfg.d_sae,
+        sae_lens_version=__version__,
+        reconstruction=meter.result(),
+        model_cost=model_cost(sae, source, n_ce_tokens),
+        phi=summarize_phi(counter),
+        decoder=summarize_decoder(sae.W_dec),  # type: ignore[arg-type]
+    )
+
+
+def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelCost:
+    """Runs SAELens's own evaluation of the language model with and without the SAE."""
+    n_batches = max(1, n_tokens // (source.context_size * CONTEXTS_PER_BATCH))
+    metrics, _ = run_evals(
+        sae,
+        source.store(sae, n_tokens),
+        source.model,
+        ActivationScaler(),
+        EvalConfig(
+            compute_ce_loss=True,
+            compute_kl=True,
+            n_eval_reconstruction_batches=n_batches,
+        ),
+        verbose=True,
+    )
+    loss = metrics["model_performance_preservation"]
+    without, with_sae = loss["ce_loss_without_sae"], loss["ce_loss_with_sae"]
+    return ModelCost(
+        ce_loss=without,
+        ce_loss_with_sae=with_sae,
+        ce_overhead_percent=100 * (with_sae - without) / without,
+        ce_loss_recovered=loss["ce_loss_score"],
+        kl_divergence=metrics["model_behavior_preservation"]["kl_div_with_sae"],
+        n_tokens=n_batches * source.context_size * CONTEXTS_PER_BATCH,
+    )
+
+
+def summarize_decoder(W_dec: torch.Tensor) -> DecoderSummary:
+    """Geometry of the decoder rows `[d_sae, d_in]`, and how well they are meta-reconstructed."""
+    geometry = decoder_geometry(W_dec)
+    explained = {}
+    for ratio in META_WIDTH_RATIOS:
+        width = max(META_K, round(ratio * len(W_dec)))
+        explained[f"{ratio:.2f}"] = [
+            meta_explained_variance(W_dec, width, META_K, seed=seed)
+            for seed in META_SEEDS
+        ]
+    return DecoderSummary(
+        mean_abs_cosine=geometry.mean_abs_cosine,
+        mean_nearest_cosine=float(geometry.nearest_cosine.mean()),
+        effective_rank=geometry.effective_rank,
+        meta_explained_variance=explained,
+    )
+
+
+def evaluation_table(evaluations: list[Evaluation]) -> Table:
+    """The figures side by side, one column for each SAE."""
+    n_tokens = evaluations[0].reconstruction.n_tokens
+    table = Table("", title=f"{n_tokens:,} held-out tokens")
+    for evaluation in evaluations:
+        table.add_column(evaluation.name, justify="right")
+    for label, show in _LINES.items():
+        table.add_row(label, *(show(evaluation) for evaluation in evaluations))
+    return table
+
+
+def _mean_explained(evaluation: Evaluation, ratio: float) -> str:
+    values = evaluation.decoder.meta_explained_variance[f"{ratio:.2f}"]
+    return f"{sum(values) / len(values):.4f}"
+
+
+_LINES = {
+    "normalised L2": lambda e: f"{e.reconstruction.normalized_l2:.4f}",
+    "explained variance": lambda e: f"{e.reconstruction.explained_variance:.4f}",
+    "L0": lambda e: f"{e.reconstruction.l0:.1f}",
+    "latents that never fire": lambda e: str(e.reconstruction.n_silent),
+    "CE overhead, percent": lambda e: f"{e.model_cost.ce_overhead_percent:.2f}",
+    "CE loss recovered": lambda e: f"{e.model_cost.ce_loss_recovered:.4f}",
+    "KL divergence, nats": lambda e: f"{e.model_cost.kl_divergence:.4f}",
+    "mean |phi|": lambda e: f"{e.phi.mean_abs:.3e}",
+    "  of it by chance": lambda e: f"{e.phi.expected_by_chance:.3e}",
+    "  corrected": lambda e: f"{e.phi.corrected:.3e}",
+    "mean |cosine| of decoder rows": lambda e: f"{e.decoder.mean_abs_cosine:.4f}",
+    "mean nearest cosine": lambda e: f"{e.decoder.mean_nearest_cosine:.4f}",
+    "effective rank of the decoder": lambda e: f"{e.decoder.effective_rank:.1f}",
+    "meta SAE of width 0.09 explains": lambda e: _mean_explained(e, 0.09),
+    "meta SAE of width 0.25 explains": lambda e: _mean_explained(e, 0.25),
+}

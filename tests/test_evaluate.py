@@ -1,0 +1,150 @@
+"""`sae-lens-meta calibrate` and `evaluate` on the real model, checked by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE, JumpReLUSAE
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation.activations import ActivationBatch
+from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from tests.helpers import meta_config, trainer_for
+
+TOKENS, HOOK, K = 4096, "model.layers.11", 16
+
+
+@pytest.fixture(scope="module")
+def saved_sae(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A solo SAE trained for 60 steps on the real model's activations."""
+    cfg = meta_config(d_in=576, d_sae=512, k=K, decomposability_coefficient=0)
+    cfg.metadata.model_name = str(smollm2)
+    cfg.metadata.hook_name = HOOK
+    cfg.metadata.prepend_bos = True
+    sae = MetaTrainingSAE(cfg)
+    source = load_source(SourceConfig(held_out_documents=12, seed=1), sae)  # type: ignore[arg-type]
+    stream = source.stream(sae, 8192)  # type: ignore[arg-type]
+    x = torch.cat([batch.activations.flatten(0, 1) for batch in stream])
+    batches = [x[torch.randperm(len(x))[:512]] for _ in range(60)]
+    trainer = trainer_for(sae, iter(batches), 60, batch_size=512)
+    trainer.fit()
+    path = tmp_path_factory.mktemp("sae") / "solo"
+    sae.save_inference_model(path)
+    return path
+
+
+def held_out(sae: SAE[Any]) -> list[ActivationBatch]:
+    return list(load_source(SourceConfig(), sae).stream(sae, TOKENS))
+
+
+def ce_overhead_by_hand(path: Path, sae: SAE[Any], batch: ActivationBatch) -> float:
+    """
+    Of the transformers model, its layer 11 replaced by the reconstruction, in percent.
+
+    As in SAELens, the special token that begins a context keeps its activation.
+    """
+    model: Any = AutoModelForCausalLM.from_pretrained(path)
+    special = torch.isin(
+        batch.tokens, torch.tensor(AutoTokenizer.from_pretrained(path).all_special_ids)
+    )
+    assert special.any()
+    losses = []
+    for replace in (False, True):
+
+        def hook(
+            _module: Any, _inputs: Any, output: Any, replace: bool = replace
+        ) -> Any:
+            kept = special[..., None] | (not replace)
+            return torch.where(kept, output, sae(output))
+
+        handle = model.model.layers[11].register_forward_hook(hook)
+        with torch.no_grad():
+            logits = model(batch.tokens).logits[:, :-1]
+        handle.remove()
+        targets = batch.tokens[:, 1:]
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten()
+        )
+        losses.append(loss.item())
+    return 100 * (losses[1] - losses[0]) / losses[0]
+
+
+@pytest.mark.slow
+def test_evaluate_writes_the_figures_that_a_hand_finds(
+    saved_sae: Path, smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "figures.json"
+    args = ["--tokens", str(TOKENS), "--ce_tokens", "1024", "--output", str(output)]
+    main(["evaluate", str(saved_sae), *args])
+    figures = json.loads(output.read_text())
+    printed = capsys.readouterr().out
+    assert f"{figures['reconstruction']['normalized_l2']:.4f}" in printed
+    assert figures["reconstruction"]["n_tokens"] == figures["phi"]["n_tokens"] == TOKENS
+
+    sae = SAE.load_from_disk(saved_sae)
+    batches = held_out(sae)
+    x = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
+    fires = (sae.encode(x) > 0).numpy()
+    assert figures["reconstruction"]["l0"] == pytest.approx(fires.sum(1).mean())
+    alive = (fires.sum(0) > 0) & (fires.sum(0) < TOKENS)
+    phi = np.asarray(np.corrcoef(fires[:, alive].T.astype(np.float64)))
+    pairs = np.abs(phi[np.triu_indices(len(phi), 1)])
+    assert figures["phi"]["mean_abs"] == pytest.approx(pairs.mean(), rel=1e-6)
+    assert figures["phi"]["n_latents"] == alive.sum()
+    by_hand = ce_overhead_by_hand(smollm2, sae, batches[0])
+    overhead = figures["model_cost"]["ce_overhead_percent"]
+    assert overhead == pytest.approx(by_hand, rel=0.01)
+    assert figures["model_cost"]["n_tokens"] == 1024
+    explained = figures["decoder"]["meta_explained_variance"]
+    assert set(explained) == {"0.09", "0.25"}
+    assert np.mean(explained["0.25"]) > np.mean(explained["0.09"])
+
+
+@pytest.mark.slow
+def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
+    saved_sae: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = SAE.load_from_disk(saved_sae)
+    main(["calibrate", str(saved_sae), "--tokens", str(TOKENS), "--batch", "2048"])
+    sae = SAE.load_from_disk(saved_sae)
+    assert isinstance(sae, JumpReLUSAE) and isinstance(before, JumpReLUSAE)
+    assert len(before.threshold.unique()) == 1 < len(sae.threshold.unique())
+    x = torch.cat([batch.activations.flatten(0, 1) for batch in held_out(sae)])
+    l0 = (sae.encode(x) > 0).float().sum(1).mean().item()
+    recorded = sae.cfg.metadata.calibration or {}
+    assert l0 == pytest.approx(K, rel=0.05)
+    assert recorded["n_tokens"] == TOKENS
+    assert recorded["f1_after"] > 0.8
+    assert "l0_after" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_sae_of_another_width_or_without_a_model_is_refused(
+    saved_sae: Path, tmp_path: Path
+) -> None:
+    sae = SAE.load_from_disk(saved_sae)
+    sae.cfg.metadata.hook_name = "lm_head"
+    sae.save_model(tmp_path / "wrong")
+    with pytest.raises(SystemExit, match="d_in=576, but 'lm_head' .* is 49152 wide"):
+        main(["evaluate", str(tmp_path / "wrong")])
+    sae.cfg.metadata.model_name = None
+    sae.save_model(tmp_path / "unknown")
+    with pytest.raises(SystemExit, match="does not record the model .* Give --model"):
+        main(["evaluate", str(tmp_path / "unknown")])
+
+
+def test_regrouping_keeps_every_token_but_a_short_rest() -> None:
+    activations = torch.arange(70.0).view(7, 10, 1)
+    batches = [
+        ActivationBatch(torch.zeros(1, 10), prompt[None]) for prompt in activations
+    ]
+    whole = list(regroup(iter(batches), 20))
+    assert [len(part) for part in whole] == [20, 20, 20, 10]
+    assert torch.equal(torch.cat(whole), activations.view(70, 1))
+    assert [len(part) for part in regroup(iter(batches), 30)] == [30, 30]
+    assert [len(part) for part in regroup(iter(batches[:1]), 30)] == [10]
