@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 # Above this share of active codes a dense product is faster on CPU (benchmarks/crossover.py).
-MAX_ACTIVE_SHARE = 1 / 6
+MAX_ACTIVE_SHARE = 1 / 8
 # Latents per piece of the encoder's gradient, summed as [d_sae, d_in], kept as [d_in, d_sae].
 PIECE = 1024
 
