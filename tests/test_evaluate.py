@@ -46,7 +46,8 @@ def ce_overhead_by_hand(path: Path, sae: SAE[Any], batch: ActivationBatch) -> fl
     """
     Of the transformers model, its layer 11 replaced by the reconstruction, in percent.
 
-    As in SAELens, the special token that begins a context keeps its activation.
+    As in SAELens, the special token that begins a context keeps its activation, and what
+    is predicted from it does not count.
     """
     model: Any = AutoModelForCausalLM.from_pretrained(path)
     special = torch.isin(
@@ -66,10 +67,9 @@ def ce_overhead_by_hand(path: Path, sae: SAE[Any], batch: ActivationBatch) -> fl
         with torch.no_grad():
             logits = model(batch.tokens).logits[:, :-1]
         handle.remove()
-        targets = batch.tokens[:, 1:]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten()
-        )
+        counts = ~special[:, :-1]
+        targets = batch.tokens[:, 1:][counts]
+        loss = torch.nn.functional.cross_entropy(logits[counts], targets)
         losses.append(loss.item())
     return 100 * (losses[1] - losses[0]) / losses[0]
 
