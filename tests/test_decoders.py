@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sae_lens_meta.evaluation.geometry as geometry
+import sae_lens_meta.evaluation.matching as matching
 from sae_lens_meta.evaluation.geometry import decoder_geometry
 from sae_lens_meta.evaluation.matching import match_latents, random_dictionary
 
@@ -82,6 +83,21 @@ def test_sparse_matching_is_one_to_one_and_near_the_optimum() -> None:
     assert 0.98 * exact.mean_cosine < sparse.mean_cosine <= exact.mean_cosine + 1e-6
     assert sparse.mean_cosine <= sparse.upper_bound
     assert sparse.upper_bound == pytest.approx(exact.upper_bound, abs=1e-6)
+
+
+def test_sparse_matching_is_optimal_where_every_row_is_a_candidate() -> None:
+    a, b = rows(50, 8), rows(50, 8, seed=1)
+    exact, sparse = match_latents(a, b), match_latents(a, b, max_exact=0)
+    assert exact.cosine.min() < 0.5, "some pairs are far apart"
+    assert sparse.mean_cosine == pytest.approx(exact.mean_cosine, abs=1e-6)
+
+
+def test_rows_whose_candidates_are_taken_get_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matching, "N_CANDIDATES", 1)
+    result = match_latents(rows(100, 4), rows(100, 4, seed=1), max_exact=0)
+    assert sorted(result.partner.tolist()) == list(range(100))
 
 
 @pytest.mark.parametrize("max_exact", [10_000, 0])
