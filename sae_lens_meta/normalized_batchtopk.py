@@ -165,8 +165,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         if dead_mask is None:
             dead_mask = torch.zeros_like(self.b_enc, dtype=torch.bool)
         dead = dead_mask.nonzero()[:, 0]
-        top, dead_acts = self._largest(x, int(self.cfg.k * len(x)), dead)
         norms = self._selection_norms()
+        top, dead_acts = self._largest(x, int(self.cfg.k * len(x)), dead, norms)
         codes = ActiveCodes(top.flat, top.values, (len(x), self.cfg.d_sae), norms)
         if len(dead) == 0:
             return codes, None
@@ -177,7 +177,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         return codes, DeadCodes(dead, dead_acts / norms[dead], chosen)
 
     def _largest(
-        self, x: Rows, n_keep: int, dead: torch.Tensor
+        self, x: Rows, n_keep: int, dead: torch.Tensor, norms: torch.Tensor
     ) -> tuple[RunningTopK, torch.Tensor]:
         """
         The `n_keep` largest activations of `x`, and all those of `dead`, `[n, n_dead]`.
@@ -185,7 +185,6 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         The pre-activations `[n, d_sae]`, the one dense product of a pass, are made block
         by block and never exist as a whole.
         """
-        norms = self._selection_norms()
         top = RunningTopK(n_keep, self.W_dec.detach())
         dead_acts = self.W_dec.new_empty(len(x), len(dead))
         for rows, columns in blocks(len(x), self.cfg.d_sae):
@@ -233,7 +232,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         pass a value at its threshold.
         """
         x, n_keep = self.process_sae_in(inputs), int(self.cfg.k * len(inputs))
-        top, _ = self._largest(x, n_keep + 1, x.new_empty(0, dtype=torch.long))
+        no_latents = x.new_empty(0, dtype=torch.long)
+        top, _ = self._largest(x, n_keep + 1, no_latents, self._selection_norms())
         acts = top.values.sort(descending=True).values
         if len(acts) > 0:
             cut = acts[:n_keep][-1]

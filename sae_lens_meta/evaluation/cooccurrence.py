@@ -44,8 +44,8 @@ class CooccurrenceCounter:
         self.d_a, self.d_b = d_a, d_a if d_b is None else d_b
         self.is_within = d_b is None
         self.n_tokens = 0
-        self._fired_a = np.zeros(d_a, dtype=np.int64)
-        self._fired_b = np.zeros(self.d_b, dtype=np.int64)
+        self.fired_a = np.zeros(d_a, dtype=np.int64)
+        self.fired_b = np.zeros(self.d_b, dtype=np.int64)
         n_pairs = d_a * (d_a - 1) // 2 if self.is_within else d_a * self.d_b
         self._together = np.zeros(n_pairs, dtype=np.int32)
         self._pending: list[tuple[_Lists, _Lists]] = []
@@ -77,20 +77,12 @@ class CooccurrenceCounter:
         if self.n_tokens + len(a) > MAX_TOKENS:
             raise ValueError(f"More than {MAX_TOKENS:,} tokens overflow a count.")
         self.n_tokens += len(a)
-        self._fired_a += np.bincount(a.latents, minlength=self.d_a)
-        self._fired_b += np.bincount(b.latents, minlength=self.d_b)
+        self.fired_a += np.bincount(a.latents, minlength=self.d_a)
+        self.fired_b += np.bincount(b.latents, minlength=self.d_b)
         self._pending.append((a, b))
         self._n_pending += len(a.latents)
         if self._n_pending >= FLUSH_AT:
             self._flush()
-
-    @property
-    def fired_a(self) -> np.ndarray:
-        return self._fired_a
-
-    @property
-    def fired_b(self) -> np.ndarray:
-        return self._fired_b
 
     @property
     def together(self) -> np.ndarray:
@@ -110,7 +102,7 @@ class CooccurrenceCounter:
         if not self.is_within:
             return together[first:last]
         rows = np.empty((last - first, self.d_b), dtype=np.int32)
-        _unpack(together, self._fired_a, first, rows)
+        _unpack(together, self.fired_a, first, rows)
         return rows
 
     def merge(self, other: "CooccurrenceCounter") -> None:
@@ -128,8 +120,8 @@ class CooccurrenceCounter:
             raise ValueError(f"More than {MAX_TOKENS:,} tokens overflow a count.")
         mine, theirs = self.together, other.together
         mine += theirs
-        self._fired_a += other._fired_a
-        self._fired_b += other._fired_b
+        self.fired_a += other.fired_a
+        self.fired_b += other.fired_b
         self.n_tokens += other.n_tokens
 
     def save(self, folder: str | Path) -> None:
@@ -143,8 +135,8 @@ class CooccurrenceCounter:
         np.savez(
             folder / counts,
             together=self._together,
-            fired_a=self._fired_a,
-            fired_b=self._fired_b,
+            fired_a=self.fired_a,
+            fired_b=self.fired_b,
         )
         state = {"shape": self._shape, "n_tokens": self.n_tokens, "counts": counts}
         unfinished = folder / "counter.json.part"
@@ -167,7 +159,7 @@ class CooccurrenceCounter:
         counter = cls(d_a, None if is_within else d_b)
         with np.load(Path(folder) / state["counts"], allow_pickle=False) as counts:
             counter._together = counts["together"]
-            counter._fired_a, counter._fired_b = counts["fired_a"], counts["fired_b"]
+            counter.fired_a, counter.fired_b = counts["fired_a"], counts["fired_b"]
         counter.n_tokens = state["n_tokens"]
         return counter
 
