@@ -115,6 +115,9 @@ def time_shape(name: str, shape: Shape, n_pairs: int) -> None:
             taken = (joint_seconds if kind == "joint" else step_seconds)(trainer)
             if pair > 0:  # the first warms up
                 times[kind].append(taken)
+        if pair > 0:  # a large shape takes an hour: what is measured is not to be lost
+            latest = ", ".join(f"{kind} {times[kind][-1]:.3f} s" for kind in KINDS)
+            tqdm.write(f"{name}, pair {pair}: {latest}")
     medians = {kind: statistics.median(taken) for kind, taken in times.items()}
     print(f"\n{name}: {shape}")
     print(f"matrix product {rate:.0f} GFLOP/s, floor {floor:.3f} s")

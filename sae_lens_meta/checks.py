@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from datasets import load_dataset
-from sae_lens import TrainingSAE
+from sae_lens import SAE, TrainingSAE
 from sae_lens.config import LanguageModelSAERunnerConfig
 from sae_lens.constants import (
     ACTIVATION_SCALER_CFG_FILENAME,
@@ -157,3 +157,29 @@ def check_hook(model: HookedRootModule, cfg: LanguageModelSAERunnerConfig[Any]) 
             f"The hook {cfg.hook_name!r} gives {width} dimensions but the SAE has "
             f"d_in={cfg.sae.d_in}. Set d_in to {width}."
         )
+
+
+def check_saved_sae(path: Path, device: str = "cpu") -> SAE[Any]:
+    """
+    Loads an inference SAE from a folder, in float32.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: if the weights cannot be read or are not finite.
+    """
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no SAE folder at {path}.")
+    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is not a saved SAE: it has no {name}.")
+    try:
+        sae = SAE.load_from_disk(path, device)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path / SAE_WEIGHTS_FILENAME} cannot be read ({error}): the file is "
+            "truncated or damaged."
+        ) from error
+    for name, tensor in sae.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} of the SAE at {path} is not finite everywhere.")
+    return sae.float()

@@ -14,7 +14,10 @@ from simple_parsing import ArgumentParser
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.checks import check_dataset, check_hook, check_resume
 from sae_lens_meta.demo import DemoConfig, run_demo
+from sae_lens_meta.evaluation.compare import CompareConfig, compare
+from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
+from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 
 
@@ -65,6 +68,20 @@ def evaluate_saved(
     console.print(f"Written: {target}")
 
 
+def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
+    """Holds joint SAEs against solo ones: comparison.json and report.html."""
+    comparison = compare(cfg, source)
+    report = cfg.output / "report.html"
+    write_report(comparison, report)
+    console = Console()
+    console.print(comparison_table(comparison))
+    for warning in comparison.warnings:
+        console.print(f"[yellow]Warning:[/yellow] {warning}")
+    for sentence in comparison.verdict:
+        console.print(sentence)
+    console.print(f"Written: {cfg.output / 'comparison.json'}, {report}")
+
+
 def _dispatch(args: list[str]) -> None:
     if args[:1] == ["train"]:
         return train(args[1:])
@@ -83,6 +100,9 @@ def _dispatch(args: list[str]) -> None:
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
+    comparison = commands.add_parser("compare", help=compare_saved.__doc__)
+    comparison.add_arguments(CompareConfig, dest="config")
+    comparison.add_arguments(SourceConfig, dest="source")
     for command in (calibration, evaluation):
         command.add_argument("path", type=Path, help="folder of the saved SAE")
         command.add_arguments(SourceConfig, dest="source")
@@ -91,6 +111,8 @@ def _dispatch(args: list[str]) -> None:
         run_demo(parsed.config, Console())
     elif parsed.command == "calibrate":
         calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
+    elif parsed.command == "compare":
+        compare_saved(parsed.config, parsed.source)
     else:
         evaluate_saved(parsed.path, parsed.source, parsed.ce_tokens, parsed.output)
     return None

@@ -67,7 +67,9 @@ class DemoConfig:
         meta_steps_per_cycle (int): Meta steps in one cycle of the joint SAE.
         meta_lr (float): Learning rate of the meta SAE.
         device (str): Device of the model and the SAEs.
-        seed (int): Seed of the initial weights, the order of text and of activations.
+        seed (int): Seed of the initial weights and of the order of activations.
+        text_seed (int): Seed of the order of documents: which are held out, and the order of
+            the others.
     """
 
     model: str = SMOLLM2
@@ -90,6 +92,7 @@ class DemoConfig:
     meta_lr: float = 3e-3
     device: str = "cpu"
     seed: int = 42
+    text_seed: int = 42
 
 
 @dataclass
@@ -103,7 +106,9 @@ class DemoRow:
 
 def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
     """Trains a joint and a solo SAE side by side, measures, saves and shows them."""
-    training_text, held_out = load_text(cfg.dataset, cfg.held_out_documents, cfg.seed)
+    training_text, held_out = load_text(
+        cfg.dataset, cfg.held_out_documents, cfg.text_seed
+    )
     path = model_path(cfg.model)
     console.print(f"Model: {path}")
     model = load_model(cfg.model_class, path, device=cfg.device)
@@ -196,8 +201,8 @@ def show_latents(
     for latent in firing[:n_latents]:
         console.print(f"\n[bold]Latent {latent} of the joint SAE[/bold]")
         for peak in contexts.peaks[latent]:
-            before = repr(tokenizer.decode(peak.tokens[:-1]))[1:-1]
-            token = repr(tokenizer.decode(peak.tokens[-1:]))[1:-1]
+            before = repr(tokenizer.decode(peak.tokens[: peak.place]))[1:-1]
+            token = repr(tokenizer.decode(peak.tokens[peak.place]))[1:-1]
             console.print(
                 Text(f"  {peak.activation:6.2f}  {before}").append(token, "reverse")
             )

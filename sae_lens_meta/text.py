@@ -6,10 +6,11 @@ from pathlib import Path
 from datasets import Dataset, IterableDataset, load_dataset
 
 PYDOC = "pydoc"
+TEXT_FILES = (".jsonl", ".jsonl.gz", ".txt")
 
 
 def load_text(
-    name: str, n_held_out: int, seed: int = 0
+    name: str, n_held_out: int, seed: int = 0, n_skipped: int = 0
 ) -> tuple[Dataset | IterableDataset, Dataset]:
     """
     Text for training, and other documents for measuring.
@@ -20,16 +21,18 @@ def load_text(
             documents, or a dataset on the Hub, which is streamed.
         n_held_out: number of documents kept out of training.
         seed: order of the documents of `pydoc` and of a file.
+        n_skipped: documents to pass over before those that are held out.
 
     Raises:
         FileNotFoundError: if a path is given that does not exist.
         ValueError: if there are not more documents than are held out.
     """
-    documents = _documents(name, seed)
+    documents = _documents(name, seed).skip(n_skipped)
     first = list(documents.take(n_held_out + 1))
     if len(first) <= n_held_out:
         raise ValueError(
-            f"{name!r} has {len(first)} documents: with {n_held_out} held out for "
+            f"{name!r} has {n_skipped + len(first)} documents: with {n_skipped} passed over "
+            f"and {n_held_out} held out for "
             "measuring, none are left to train on. Hold out fewer or give more text."
         )
     return documents.skip(n_held_out), Dataset.from_list(first[:n_held_out])
@@ -38,7 +41,7 @@ def load_text(
 def _documents(name: str, seed: int) -> Dataset | IterableDataset:
     if name == PYDOC:
         return _from_pydoc(seed)
-    if name.endswith((".jsonl", ".jsonl.gz", ".txt")):
+    if name.endswith(TEXT_FILES):
         return _from_file(name, seed)
     dataset = load_dataset(name, split="train", streaming=True)
     assert isinstance(dataset, IterableDataset)

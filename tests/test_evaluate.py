@@ -27,7 +27,7 @@ def saved_sae(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.metadata.hook_name = HOOK
     cfg.metadata.prepend_bos = True
     sae = MetaTrainingSAE(cfg)
-    source = load_source(SourceConfig(held_out_documents=12, seed=1), sae)  # type: ignore[arg-type]
+    source = load_source(SourceConfig(held_out_documents=12, text_seed=1), sae)  # type: ignore[arg-type]
     stream = source.stream(sae, 8192)  # type: ignore[arg-type]
     x = torch.cat([batch.activations.flatten(0, 1) for batch in stream])
     batches = [x[torch.randperm(len(x))[:512]] for _ in range(60)]

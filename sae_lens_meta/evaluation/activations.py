@@ -30,14 +30,22 @@ def flat_heads(sae: SAE[Any]) -> Iterator[None]:
             sae.turn_on_forward_pass_hook_z_reshaping()
 
 
+@torch.no_grad()
+def encode(sae: SAE[Any], activations: torch.Tensor) -> torch.Tensor:
+    """Codes `[..., d_sae]` of activations `[..., d_in]` as `stream_activations` gives them."""
+    with flat_heads(sae):
+        return sae.encode(activations.to(sae.device, torch.float32))
+
+
 def stream_activations(
-    store: ActivationsStore, n_tokens: int
+    store: ActivationsStore, n_tokens: int, n_skipped: int = 0
 ) -> Iterator[ActivationBatch]:
     """
     One pass over at most `n_tokens` tokens of `store`, in the order of its text.
 
     A batch is cut where the rest would exceed `n_tokens`; the pass ends early, never
-    reading a token twice, where the text does.
+    reading a token twice, where the text does. The first `n_skipped` tokens, those of whole
+    batches that an earlier pass has read, are passed over without running the model.
 
     Raises:
         ValueError: if not even one batch can be read.
@@ -52,7 +60,8 @@ def stream_activations(
             except StopIteration:
                 break
             tokens = tokens[: (n_tokens - seen) // store.context_size]
-            yield ActivationBatch(tokens, store.get_activations(tokens))
+            if seen >= n_skipped:
+                yield ActivationBatch(tokens, store.get_activations(tokens))
             seen += tokens.numel()
             bar.update(tokens.numel())
     if seen == 0:

@@ -1,15 +1,18 @@
 """All measures of one SAE, from one pass over held-out text."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from rich.table import Table
 from sae_lens import SAE, __version__
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.training.activation_scaler import ActivationScaler
+from tqdm.auto import trange
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.geometry import decoder_geometry
@@ -25,6 +28,8 @@ from sae_lens_meta.evaluation.source import CONTEXTS_PER_BATCH, ActivationSource
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
+_RUNS = ("without_sae", "with_sae", "with_ablation")  # as SAELens names them
+T = TypeVar("T")
 
 
 @dataclass
@@ -40,6 +45,7 @@ class ModelCost:
             zeroed activations.
         kl_divergence: of the next-token distributions, nats.
         n_tokens: tokens measured.
+        losses_by_batch: `ce_loss` and `ce_loss_with_sae` of every batch.
     """
 
     ce_loss: float
@@ -48,6 +54,7 @@ class ModelCost:
     ce_loss_recovered: float
     kl_divergence: float
     n_tokens: int
+    losses_by_batch: list[list[float]]
 
 
 @dataclass
@@ -100,6 +107,18 @@ def evaluate(
     meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
     for batch in source.stream(sae, n_tokens):
         counter.update(meter.update(batch.activations))
+    return evaluation_of(name, sae, meter, counter, source, n_ce_tokens)
+
+
+def evaluation_of(
+    name: str,
+    sae: SAE[Any],
+    meter: ReconstructionMeter,
+    counter: CooccurrenceCounter,
+    source: ActivationSource,
+    n_ce_tokens: int,
+) -> Evaluation:
+    """The figures of `sae` after a stream went through `meter` and `counter`."""
     return Evaluation(
         name=name,
         d_sae=sae.cfg.d_sae,
@@ -112,29 +131,37 @@ def evaluate(
 
 
 def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelCost:
-    """Runs SAELens's own evaluation of the language model with and without the SAE."""
-    n_batches = max(1, n_tokens // (source.context_size * CONTEXTS_PER_BATCH))
-    metrics, _ = run_evals(
-        sae,
-        source.store(sae, n_tokens),
-        source.model,
-        ActivationScaler(),
-        EvalConfig(
-            compute_ce_loss=True,
-            compute_kl=True,
-            n_eval_reconstruction_batches=n_batches,
-        ),
-        verbose=True,
-    )
-    loss = metrics["model_performance_preservation"]
-    without, with_sae = loss["ce_loss_without_sae"], loss["ce_loss_with_sae"]
+    """
+    Runs SAELens's own evaluation of the language model with and without the SAE.
+
+    It is run batch by batch, so that a bootstrap can draw batches.
+    """
+    per_batch = source.context_size * CONTEXTS_PER_BATCH
+    store, by_batch = source.store(sae, n_tokens), []
+    for _ in trange(
+        max(1, n_tokens // per_batch), desc="Running the model", leave=False
+    ):
+        metrics, _ = run_evals(
+            sae,
+            store,
+            source.model,
+            ActivationScaler(),
+            EvalConfig(
+                compute_ce_loss=True, compute_kl=True, n_eval_reconstruction_batches=1
+            ),
+        )
+        loss = metrics["model_performance_preservation"]
+        kl = metrics["model_behavior_preservation"]["kl_div_with_sae"]
+        by_batch.append([*(loss[f"ce_loss_{run}"] for run in _RUNS), kl])
+    without, with_sae, ablated, kl = np.mean(by_batch, axis=0).tolist()
     return ModelCost(
         ce_loss=without,
         ce_loss_with_sae=with_sae,
         ce_overhead_percent=100 * (with_sae - without) / without,
-        ce_loss_recovered=loss["ce_loss_score"],
-        kl_divergence=metrics["model_behavior_preservation"]["kl_div_with_sae"],
-        n_tokens=n_batches * source.context_size * CONTEXTS_PER_BATCH,
+        ce_loss_recovered=(ablated - with_sae) / (ablated - without),
+        kl_divergence=kl,
+        n_tokens=len(by_batch) * per_batch,
+        losses_by_batch=[losses[:2] for losses in by_batch],
     )
 
 
@@ -156,36 +183,46 @@ def summarize_decoder(W_dec: torch.Tensor) -> DecoderSummary:
     )
 
 
+class Figure(NamedTuple, Generic[T]):
+    """One figure of a `T`, and the format in which it is shown."""
+
+    of: Callable[[T], float]
+    format: str
+
+    def show(self, result: T) -> str:
+        """The figure as text."""
+        return format(self.of(result), self.format)
+
+
 def evaluation_table(evaluations: list[Evaluation]) -> Table:
     """The figures side by side, one column for each SAE."""
     n_tokens = evaluations[0].reconstruction.n_tokens
     table = Table("", title=f"{n_tokens:,} held-out tokens")
     for evaluation in evaluations:
         table.add_column(evaluation.name, justify="right")
-    for label, show in _LINES.items():
-        table.add_row(label, *(show(evaluation) for evaluation in evaluations))
+    for label, figure in FIGURES.items():
+        table.add_row(label, *(figure.show(evaluation) for evaluation in evaluations))
     return table
 
 
-def _mean_explained(evaluation: Evaluation, ratio: float) -> str:
-    values = evaluation.decoder.meta_explained_variance[f"{ratio:.2f}"]
-    return f"{sum(values) / len(values):.4f}"
+def _explained(ratio: float) -> Callable[[Evaluation], float]:
+    return lambda e: float(np.mean(e.decoder.meta_explained_variance[f"{ratio:.2f}"]))
 
 
-_LINES = {
-    "normalised L2": lambda e: f"{e.reconstruction.normalized_l2:.4f}",
-    "explained variance": lambda e: f"{e.reconstruction.explained_variance:.4f}",
-    "L0": lambda e: f"{e.reconstruction.l0:.1f}",
-    "latents that never fire": lambda e: str(e.reconstruction.n_silent),
-    "CE overhead, percent": lambda e: f"{e.model_cost.ce_overhead_percent:.2f}",
-    "CE loss recovered": lambda e: f"{e.model_cost.ce_loss_recovered:.4f}",
-    "KL divergence, nats": lambda e: f"{e.model_cost.kl_divergence:.4f}",
-    "mean |phi|": lambda e: f"{e.phi.mean_abs:.3e}",
-    "  of it by chance": lambda e: f"{e.phi.expected_by_chance:.3e}",
-    "  corrected": lambda e: f"{e.phi.corrected:.3e}",
-    "mean |cosine| of decoder rows": lambda e: f"{e.decoder.mean_abs_cosine:.4f}",
-    "mean nearest cosine": lambda e: f"{e.decoder.mean_nearest_cosine:.4f}",
-    "effective rank of the decoder": lambda e: f"{e.decoder.effective_rank:.1f}",
-    "meta SAE of width 0.09 explains": lambda e: _mean_explained(e, 0.09),
-    "meta SAE of width 0.25 explains": lambda e: _mean_explained(e, 0.25),
+FIGURES: dict[str, Figure[Evaluation]] = {
+    "normalised L2": Figure(lambda e: e.reconstruction.normalized_l2, ".4f"),
+    "explained variance": Figure(lambda e: e.reconstruction.explained_variance, ".4f"),
+    "L0": Figure(lambda e: e.reconstruction.l0, ".1f"),
+    "latents that never fire": Figure(lambda e: e.reconstruction.n_silent, ".0f"),
+    "CE overhead, percent": Figure(lambda e: e.model_cost.ce_overhead_percent, ".2f"),
+    "CE loss recovered": Figure(lambda e: e.model_cost.ce_loss_recovered, ".4f"),
+    "KL divergence, nats": Figure(lambda e: e.model_cost.kl_divergence, ".4f"),
+    "mean |phi|": Figure(lambda e: e.phi.mean_abs, ".3e"),
+    "  of it by chance": Figure(lambda e: e.phi.expected_by_chance, ".3e"),
+    "  corrected": Figure(lambda e: e.phi.corrected, ".3e"),
+    "mean |cosine| of decoder rows": Figure(lambda e: e.decoder.mean_abs_cosine, ".4f"),
+    "mean nearest cosine": Figure(lambda e: e.decoder.mean_nearest_cosine, ".4f"),
+    "effective rank of the decoder": Figure(lambda e: e.decoder.effective_rank, ".1f"),
+    "meta SAE of width 0.09 explains": Figure(_explained(0.09), ".4f"),
+    "meta SAE of width 0.25 explains": Figure(_explained(0.25), ".4f"),
 }

@@ -32,8 +32,10 @@ class SourceConfig:
         model_class (str): AutoModelForCausalLM or HookedTransformer.
         dataset (str): `pydoc`, a .jsonl, .jsonl.gz or .txt file, or a dataset on the Hub.
         held_out_documents (int): Documents to read: those that `sae-lens-meta demo` keeps from
-            training when it is given the same number and seed.
-        seed (int): Order of the documents of `pydoc` and of a file.
+            training when it is given the same number and `text_seed`.
+        first_document (int): Documents to pass over before them, for instance those that
+            another training has read.
+        text_seed (int): Seed of the order of the documents of `pydoc` and of a file.
         tokens (int): Tokens to read, as far as the documents go.
         context_size (int): Tokens of one context of the language model.
         device (str): Device of the model and the SAE.
@@ -43,7 +45,8 @@ class SourceConfig:
     model_class: str = "AutoModelForCausalLM"
     dataset: str = PYDOC
     held_out_documents: int = 12
-    seed: int = 42
+    first_document: int = 0
+    text_seed: int = 42
     tokens: int = 20_000
     context_size: int = 128
     device: str = "cpu"
@@ -70,9 +73,11 @@ class ActivationSource:
             device=self.device,
         )
 
-    def stream(self, sae: SAE[Any], n_tokens: int) -> Iterator[ActivationBatch]:
+    def stream(
+        self, sae: SAE[Any], n_tokens: int, n_skipped: int = 0
+    ) -> Iterator[ActivationBatch]:
         """One pass over at most `n_tokens` tokens; see `stream_activations`."""
-        return stream_activations(self.store(sae, n_tokens), n_tokens)
+        return stream_activations(self.store(sae, n_tokens), n_tokens, n_skipped)
 
 
 def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
@@ -88,7 +93,9 @@ def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
         raise ValueError(
             "The SAE does not record the model it was trained on. Give --model."
         )
-    _, text = load_text(cfg.dataset, cfg.held_out_documents, cfg.seed)
+    _, text = load_text(
+        cfg.dataset, cfg.held_out_documents, cfg.text_seed, cfg.first_document
+    )
     model = load_model(cfg.model_class, model_path(name), device=cfg.device)
     width = hook_width(model, sae.cfg.metadata.hook_name)
     if width != sae.cfg.d_in:

@@ -7,15 +7,25 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, flat_heads
+from sae_lens_meta.evaluation.activations import ActivationBatch, encode
 
 
-@dataclass(order=True)
+@dataclass
 class Peak:
-    """A latent's activation on the last of `tokens`, which precede and include it."""
+    """
+    A place where a latent fires.
+
+    Attributes:
+        activation: the latent's, at the peak.
+        place: of the peak in `tokens`.
+        tokens: some before the peak, the peak, and some after it.
+        activations: the latent's on each of them.
+    """
 
     activation: float
+    place: int
     tokens: list[int]
+    activations: list[float]
 
 
 class TopContexts:
@@ -34,26 +44,33 @@ class TopContexts:
         latents: Sequence[int],
         n_top: int = 5,
         n_before: int = 8,
+        n_after: int = 0,
     ):
         self.sae = sae
         self.n_top = n_top
         self.n_before = n_before
+        self.n_after = n_after
         self.peaks: dict[int, list[Peak]] = {latent: [] for latent in latents}
 
-    @torch.no_grad()
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        with flat_heads(self.sae):
-            acts = self.sae.encode(batch.activations.to(self.sae.device))
+        acts = encode(self.sae, batch.activations)
         for latent, peaks in self.peaks.items():
-            values = acts[..., latent].flatten()
-            top = values.topk(min(self.n_top, len(values)))
+            values = acts[..., latent].cpu()
+            top = values.flatten().topk(min(self.n_top, values.numel()))
             for value, place in zip(*(t.tolist() for t in top), strict=True):
                 if value > 0:
-                    peaks.append(Peak(value, self._context(batch.tokens, place)))
-            self.peaks[latent] = sorted(peaks, reverse=True)[: self.n_top]
+                    peaks.append(self._peak(batch.tokens, values, place))
+            peaks.sort(key=lambda peak: -peak.activation)
+            del peaks[self.n_top :]
 
-    def _context(self, tokens: torch.Tensor, place: int) -> list[int]:
+    def _peak(self, tokens: torch.Tensor, values: torch.Tensor, place: int) -> Peak:
         prompt, position = divmod(place, tokens.shape[1])
         start = max(0, position - self.n_before)
-        return tokens[prompt, start : position + 1].tolist()
+        shown = slice(start, position + 1 + self.n_after)
+        return Peak(
+            activation=values[prompt, position].item(),
+            place=position - start,
+            tokens=tokens[prompt, shown].tolist(),
+            activations=values[prompt, shown].tolist(),
+        )

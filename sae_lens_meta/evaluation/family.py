@@ -1,0 +1,226 @@
+"""What several SAEs show after the same passes over the same tokens."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter
+from sae_lens import SAE
+
+from sae_lens_meta.evaluation.comparison import (
+    HEADLINE,
+    CandidateWithContexts,
+    ComparedSAE,
+    Contexts,
+    MatchingSummary,
+    Role,
+)
+from sae_lens_meta.evaluation.differences import Resampled, resample
+from sae_lens_meta.evaluation.evaluate import Evaluation, evaluation_of
+from sae_lens_meta.evaluation.geometry import decoder_geometry
+from sae_lens_meta.evaluation.histograms import (
+    COSINE_BINS,
+    PHI_BINS,
+    coarse,
+    cosine_histogram,
+    firing_rate_histogram,
+)
+from sae_lens_meta.evaluation.intervals import block_interval
+from sae_lens_meta.evaluation.matching import match_latents, random_dictionary
+from sae_lens_meta.evaluation.passes import Job, Tally, load_counter
+from sae_lens_meta.evaluation.phi import phi_histogram, summarize_phi
+from sae_lens_meta.evaluation.source import ActivationSource
+from sae_lens_meta.evaluation.splitting import SplitCandidate, splitting_candidates
+from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
+
+T = TypeVar("T")
+
+
+@dataclass
+class Matched:
+    """The latents of an SAE that were matched to those of the reference."""
+
+    partner: list[int]
+    summary: MatchingSummary
+
+
+class Family:
+    """
+    The measures of several SAEs after the passes, each kept in `progress` once it is made.
+
+    Args:
+        saes: by name.
+        source: of activations.
+        progress: folder of the passes' counts.
+        reference: name of the first solo SAE, which the others are matched to.
+    """
+
+    def __init__(
+        self,
+        saes: dict[str, SAE[Any]],
+        source: ActivationSource,
+        progress: Path,
+        reference: str,
+    ):
+        self.saes, self.source = saes, source
+        self.progress, self.reference = progress, reference
+
+    def compared_latents(self, min_fired: int) -> dict[str, np.ndarray]:
+        """
+        Mask `[d_sae]` of each SAE's latents that have partners firing in every other SAE.
+
+        The latents of SAEs of different seeds correspond by their decoder rows only: each
+        SAE is matched to the first solo one, and a latent of that counts where it and all
+        its partners fire on `min_fired` tokens.
+        """
+        partners = {self.reference: np.arange(self.saes[self.reference].cfg.d_sae)}
+        for name in self.saes:
+            if name != self.reference:
+                partners[name] = np.array(self._matched(name).partner)
+        counts = np.ones_like(partners[self.reference], dtype=bool)
+        for name, partner in partners.items():
+            fired = Tally.load_fired(self.progress / name)
+            counts &= (partner >= 0) & (fired[partner] >= min_fired)
+        masks = {}
+        for name, partner in partners.items():
+            masks[name] = np.zeros(self.saes[name].cfg.d_sae, dtype=bool)
+            masks[name][partner[counts]] = True
+        return masks
+
+    def result(
+        self, name: str, path: Path, role: Role, compared: np.ndarray, ce_tokens: int
+    ) -> tuple[ComparedSAE, Resampled]:
+        """All figures of one SAE, and those of half samples of the stream."""
+        sae, tally = self.saes[name], self._tally(name)
+        training = sae.cfg.metadata.training_architecture_details or {}
+        evaluation = self._once(
+            f"{name} evaluation",
+            Evaluation,
+            lambda: evaluation_of(
+                name, sae, tally.meter, tally.counter, self.source, ce_tokens
+            ),
+        )
+        geometry = decoder_geometry(sae.W_dec)  # type: ignore[arg-type]
+        cosine_edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
+        result = ComparedSAE(
+            name=name,
+            role=role,
+            variant=_variant(role, training),
+            path=str(path),
+            training=training,
+            evaluation=evaluation,
+            phi_compared=summarize_phi(tally.counter, compared),
+            intervals={},
+            matching=None if name == self.reference else self._matched(name).summary,
+            phi=coarse(*phi_histogram(tally.counter, compared), PHI_BINS),
+            cosine=coarse(cosine_edges, geometry.histogram, COSINE_BINS),
+            nearest_cosine=cosine_histogram(geometry.nearest_cosine),
+            log_firing_rate=firing_rate_histogram(
+                tally.meter.fired, evaluation.reconstruction.n_tokens
+            ),
+        )
+        resampled = resample(tally, evaluation, compared)
+        result.intervals = {
+            label: block_interval(HEADLINE[label].of(result), values)
+            for label, values in resampled.items()
+        }
+        return result, resampled
+
+    def splitting(
+        self, job: Job, n_candidates: int, n_tokens: int
+    ) -> list[CandidateWithContexts]:
+        """Latents of the job's first SAE that its second seems to split, and where they fire."""
+        assert job.other is not None
+        candidates = self._once(
+            "splitting",
+            list[SplitCandidate],
+            lambda: splitting_candidates(
+                load_counter(self.progress, job), n_candidates
+            ),
+        )
+        wanted = {
+            job.sae: [candidate.latent for candidate in candidates],
+            job.other: sorted({p.latent for c in candidates for p in c.parts}),
+        }
+        peaks = self._once(
+            "contexts",
+            dict[str, dict[int, list[Peak]]],
+            lambda: self._peaks(wanted, n_tokens),
+        )
+        of_solo, of_joint = peaks[job.sae], peaks[job.other]
+        return [
+            CandidateWithContexts(
+                candidate,
+                Contexts(candidate.latent, of_solo[candidate.latent]),
+                [Contexts(p.latent, of_joint[p.latent]) for p in candidate.parts],
+            )
+            for candidate in candidates
+        ]
+
+    def vocabulary(self, splitting: list[CandidateWithContexts]) -> dict[int, str]:
+        """Text of the tokens in contexts."""
+        tokens = {
+            token
+            for entry in splitting
+            for contexts in (entry.contexts, *entry.part_contexts)
+            for peak in contexts.peaks
+            for token in peak.tokens
+        }
+        tokenizer: Any = self.source.model.tokenizer
+        return {token: tokenizer.decode([token]) for token in sorted(tokens)}
+
+    def _peaks(
+        self, wanted: dict[str, list[int]], n_tokens: int
+    ) -> dict[str, dict[int, list[Peak]]]:
+        contexts = {
+            name: TopContexts(self.saes[name], latents, n_before=12, n_after=8)
+            for name, latents in wanted.items()
+        }
+        for batch in self.source.stream(self.saes[self.reference], n_tokens):
+            for collector in contexts.values():
+                collector.update(batch)
+        return {name: collector.peaks for name, collector in contexts.items()}
+
+    def _tally(self, name: str) -> Tally:
+        return Tally.load(self.progress / name, self.saes[name])
+
+    def _matched(self, name: str) -> Matched:
+        def match() -> Matched:
+            mine, W_dec = self.saes[self.reference].W_dec, self.saes[name].W_dec
+            matching = match_latents(mine, W_dec)  # type: ignore[arg-type]
+            null = match_latents(mine, random_dictionary(W_dec))  # type: ignore[arg-type]
+            return Matched(
+                matching.partner.tolist(),
+                MatchingSummary(
+                    mean_cosine=matching.mean_cosine,
+                    random_cosine=null.mean_cosine,
+                    is_optimal=matching.is_optimal,
+                    histogram=cosine_histogram(matching.cosine[matching.partner >= 0]),
+                ),
+            )
+
+        return self._once(f"{name} matching", Matched, match)
+
+    def _once(self, name: str, kind: Any, make: Callable[[], T]) -> T:
+        path = self.progress / f"{name}.json"
+        adapter = TypeAdapter(kind)
+        if not path.exists():
+            part = path.with_suffix(".part")
+            part.write_bytes(adapter.dump_json(make()))
+            part.replace(path)
+        return adapter.validate_json(path.read_bytes())
+
+
+def _variant(role: Role, training: dict[str, Any]) -> str:
+    """SAEs of a variant differ by their seed alone, as far as their metadata tell."""
+    if role != "joint":
+        return role
+    shown = {
+        "lambda_2": "decomposability_coefficient",
+        "sigma^2": "decomposability_bandwidth",
+        "meta_lr": "meta_lr",
+    }
+    values = [f"{k} {training[v]:g}" for k, v in shown.items() if v in training]
+    return ", ".join(["joint", *values])

@@ -1,0 +1,145 @@
+"""
+How sure a figure is: over blocks of tokens, and over seeds.
+
+Neighbouring tokens are alike, so what is drawn anew is whole blocks of the stream, the same
+ones for every SAE compared. A resample is half of the blocks, drawn without replacement:
+for a mean its spread is that of the bootstrap, which draws as many blocks as there are with
+replacement. For mean |phi| the bootstrap will not do: how often it repeats a block differs from
+one resample to the next, with that the sampling noise, and |.| turns the noise into a shift.
+Shifts common to all resamples remain, so the spread is used, not the percentiles.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numba import njit
+from scipy import stats
+
+from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+
+LEVEL = 0.95
+N_RESAMPLES = 400
+MIN_BLOCKS = 8  # below, a spread says little
+
+
+@dataclass
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def half_samples(
+    n_blocks: int, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Which blocks each resample has, `[n_resamples, n_blocks]`, 1 or 0."""
+    generator = np.random.default_rng(seed)
+    weights = np.zeros((n_resamples, n_blocks))
+    weights[:, : n_blocks // 2] = 1
+    return generator.permuted(weights, axis=1)
+
+
+def block_interval(estimate: float, resampled: np.ndarray) -> Interval:
+    """`estimate` and 1.96 times the spread of `resampled` to both sides."""
+    half = float(stats.norm.ppf(0.5 + LEVEL / 2) * np.std(resampled, ddof=1))
+    return Interval(estimate - half, estimate + half)
+
+
+def mean_over_seeds(values: list[float]) -> Interval | None:
+    """Student's interval of a mean over seeds; None for a single one."""
+    if len(values) < 2:
+        return None
+    half = _t(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
+
+
+def percent_over_seeds(values: list[float], baseline: list[float]) -> Interval | None:
+    """
+    Interval, over seeds, of how many percent the mean of `values` is above that of `baseline`.
+
+    Student's, with the variance pooled over both, so that a single SAE can be held against
+    several of the other kind; it then assumes that its kind varies as they do. The
+    ratio's own error is taken to first order. None where neither has two.
+    """
+    n, n_base = len(values), len(baseline)
+    degrees = n + n_base - 2
+    if degrees < 1:
+        return None
+    mean, base = float(np.mean(values)), float(np.mean(baseline))
+    squares = np.var(values) * n + np.var(baseline) * n_base
+    error = (squares / degrees * (1 / n + (mean / base) ** 2 / n_base)) ** 0.5
+    half = 100 * _t(degrees) * float(error) / abs(base)
+    percent = 100 * (mean / base - 1)
+    return Interval(percent - half, percent + half)
+
+
+def _t(degrees: int) -> float:
+    return float(stats.t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+class PhiBlocks:
+    """
+    Pair counts of some latents of one SAE, block by block, to resample mean |phi| from.
+
+    All pairs of a large SAE would not fit once for every block. The pairs of 1,000 latents
+    drawn at random vary from block to block at least as much as all pairs do, so that the
+    interval is rather too wide than too narrow.
+
+    Args:
+        d_sae: number of latents of the SAE.
+        n_blocks: blocks of the stream.
+        n_latents: latents to draw.
+        seed: of the draw.
+    """
+
+    def __init__(self, d_sae: int, n_blocks: int, n_latents: int = 1000, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(d_sae, generator=generator)[: min(n_latents, d_sae)]
+        self.latents = drawn.sort().values
+        self.counters = [CooccurrenceCounter(len(drawn)) for _ in range(n_blocks)]
+
+    def update(self, acts: torch.Tensor, block: int) -> None:
+        """Adds codes `[n, d_sae]` to a block."""
+        self.counters[block].update(acts[:, self.latents.to(acts.device)])
+
+    def resampled(self, weights: np.ndarray, compared: np.ndarray) -> np.ndarray:
+        """
+        Mean |phi| over the pairs of the drawn latents that are compared, in each resample.
+
+        Args:
+            weights: `[n_resamples, n_blocks]`.
+            compared: mask `[d_sae]`.
+
+        Returns:
+            `[n_resamples]`; NaN where fewer than two of the latents have a phi.
+        """
+        kept = compared[self.latents.numpy()].nonzero()[0]
+        i, j = np.triu_indices(len(kept), 1)
+        together = np.stack([_pairs(c, kept[i], kept[j]) for c in self.counters])
+        fired = np.stack([counter.fired_a[kept] for counter in self.counters])
+        n_tokens = np.array([counter.n_tokens for counter in self.counters])
+        means = np.empty(len(weights))
+        for r, w in enumerate(weights):
+            pairs = w.astype(np.float32) @ together
+            means[r] = _mean_abs_phi(pairs, i, j, w @ fired, float(w @ n_tokens))
+        return means
+
+
+def _pairs(counter: CooccurrenceCounter, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    d = counter.d_a
+    return counter.together[i * d - i * (i + 1) // 2 + j - i - 1].astype(np.float32)
+
+
+@njit(cache=True)
+def _mean_abs_phi(together, i, j, fired, n):  # type: ignore[no-untyped-def]
+    total, n_pairs = 0.0, 0
+    for pair in range(len(together)):
+        a, b = fired[i[pair]], fired[j[pair]]
+        scale = math.sqrt(a * (n - a)) * math.sqrt(b * (n - b))
+        if scale > 0:
+            total += abs(together[pair] * n - a * b) / scale
+            n_pairs += 1
+    return total / n_pairs if n_pairs else math.nan
