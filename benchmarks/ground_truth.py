@@ -198,7 +198,7 @@ def exported(sae: MetaTrainingSAE) -> SAE[Any]:
 
 
 @torch.no_grad()
-def measure(model: SyntheticModel, test: Samples, sae: SAE[Any]) -> dict[str, float]:
+def measure(model: SyntheticModel, test: Samples, sae: SAE[Any]) -> dict[str, Any]:
     """Figures on samples that no training saw, the same ones for every SAE of a run."""
     x, features = test
     meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(D_SAE)

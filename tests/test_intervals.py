@@ -40,7 +40,8 @@ def test_the_spread_over_blocks_is_that_of_streams_drawn_anew(topics: float) -> 
         mean_abs, blocks = stream(topics, generator)
         found.append(mean_abs)
         spreads.append(blocks.resampled(weights, everything).std())
-    assert np.mean(spreads) == pytest.approx(np.std(found), rel=0.3)
+    # the standard deviation of 30 streams is known to 13 %
+    assert np.mean(spreads) == pytest.approx(np.std(found), rel=0.35)
 
 
 def test_half_samples_spread_a_mean_as_the_bootstrap_does() -> None:

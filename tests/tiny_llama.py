@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,12 +19,12 @@ def save_tiny_llama(path: Path) -> Path:
     """Writes the model and a tokenizer of whole words."""
     tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    text, _ = load_text("pydoc", 1)
+    text: Any = load_text("pydoc", 1)[0]
     trainer = trainers.WordLevelTrainer(
         vocab_size=300,
         special_tokens=["<unk>", "<s>"],
     )
-    tokenizer.train_from_iterator((row["text"] for row in text), trainer)
+    tokenizer.train_from_iterator(text["text"], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="<s>"
     )
@@ -38,8 +37,8 @@ def save_tiny_llama(path: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=CONTEXT,
-        bos_token_id=fast.bos_token_id,
-        eos_token_id=fast.eos_token_id,
+        bos_token_id=1,
+        eos_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(path)
     return path
@@ -61,5 +60,4 @@ def save_trained(model: Path, path: Path, **settings: Any) -> Path:
     draws = (x[torch.randint(len(x), (256,), generator=generator)] for _ in range(80))
     trainer_for(sae, draws, 80, batch_size=256, lr=3e-3).fit()
     sae.save_inference_model(path)
-    SAE.load_from_disk(path)
     return path

@@ -1,0 +1,99 @@
+"""Comparisons made by hand, for what reads them."""
+
+from typing import Any
+
+from sae_lens_meta.evaluation.comparison import (
+    CandidateWithContexts,
+    ComparedSAE,
+    Comparison,
+    Contexts,
+    Role,
+)
+from sae_lens_meta.evaluation.differences import differences
+from sae_lens_meta.evaluation.evaluate import DecoderSummary, Evaluation, ModelCost
+from sae_lens_meta.evaluation.histograms import Histogram
+from sae_lens_meta.evaluation.intervals import Interval
+from sae_lens_meta.evaluation.phi import PhiSummary
+from sae_lens_meta.evaluation.reconstruction import Reconstruction
+from sae_lens_meta.evaluation.splitting import Part, SplitCandidate
+from sae_lens_meta.evaluation.top_contexts import Peak
+
+N_TOKENS = 300_000
+FLAT = Histogram([-1.0, 0.0, 0.5, 1.0], [5, 10, 1])
+
+
+def compared(
+    name: str,
+    role: Role,
+    phi: float,
+    l2: float = 0.1,
+    l0: float = 32.0,
+    variant: str | None = None,
+    d_sae: int = 20_000,
+) -> ComparedSAE:
+    """An SAE whose corrected mean |phi|, L2 and L0 are given."""
+    summary = PhiSummary(N_TOKENS, d_sae, phi + 1e-3, 1e-3, phi, phi, 10**9)
+    evaluation = Evaluation(
+        name=name,
+        d_sae=d_sae,
+        sae_lens_version="6",
+        reconstruction=Reconstruction(l2, 1 - l2, l0, 3, N_TOKENS),
+        model_cost=ModelCost(3.4, 3.5, 2.9, 0.97, 0.1, 4096, []),
+        phi=summary,
+        decoder=DecoderSummary(0.04, 0.2, 500.0, {"0.09": [0.3], "0.25": [0.4]}),
+    )
+    return ComparedSAE(
+        name=name,
+        role=role,
+        variant=variant or role,
+        path=f"runs/{name}",
+        training={},
+        evaluation=evaluation,
+        phi_compared=summary,
+        intervals={"normalised L2": Interval(0.9 * l2, 1.1 * l2)},
+        matching=None,
+        phi=FLAT,
+        cosine=FLAT,
+        nearest_cosine=FLAT,
+        log_firing_rate=FLAT,
+    )
+
+
+def peak(word: int, strength: float) -> Peak:
+    return Peak(strength, 1, [word, word + 1, word + 2], [0.1, strength, 0.0])
+
+
+def candidate(latent: int) -> CandidateWithContexts:
+    parts = [
+        Part(
+            latent=latent + j, phi=0.9 / j - latent * 1e-4, fired=50 * j, covers=0.6 / j
+        )
+        for j in (1, 2, 3)
+    ]
+    contexts = [Contexts(p.latent, [peak(latent % 90 + 3, 2.0)] * 5) for p in parts]
+    return CandidateWithContexts(
+        SplitCandidate(latent, 100 + latent, parts),
+        Contexts(latent, [peak(latent % 90, 4.0)] * 5),
+        contexts,
+    )
+
+
+def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
+    """A comparison of `saes`, with its differences."""
+    vocabulary: dict[int, str] = {i: f" word{i}" for i in range(100)}
+    vocabulary[0] = "</script><b id='injected'>"
+    made: Any = Comparison(
+        format=1,
+        created="2026-01-01T00:00:00+00:00",
+        versions={"sae-lens": "6"},
+        source={"model": "a model", "dataset": "some text"},
+        hook="model.layers.11",
+        settings={"joint": ["runs/joint"], "ce_tokens": 4096},
+        n_tokens=N_TOKENS,
+        saes=saes,
+        differences=[],
+        splitting=[candidate(i) for i in range(n_candidates)],
+        vocabulary=vocabulary,
+    )
+    made.differences = differences(made.variants(), {sae.name: {} for sae in saes})
+    return made

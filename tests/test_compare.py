@@ -1,0 +1,291 @@
+"""`sae-lens-meta compare` from the command line to its files, on a small model."""
+
+import functools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE
+
+from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation import evaluate
+from sae_lens_meta.evaluation.comparison import PHI, Comparison
+from sae_lens_meta.evaluation.matching import match_latents
+from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from tests.tiny_llama import CONTEXT, save_tiny_llama, save_trained
+
+TOKENS, MIN_FIRED = 8192, 30
+SOURCE = ["--tokens", str(TOKENS), "--context_size", str(CONTEXT)]
+FAST = ["--ce_tokens", "2048", "--n_candidates", "5"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_meta_fits() -> Iterator[None]:
+    """What they explain is tested elsewhere, and here they would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        short = functools.partial(evaluate.meta_explained_variance, n_steps=20)
+        patch.setattr(evaluate, "meta_explained_variance", short)
+        yield
+
+
+@pytest.fixture(scope="module")
+def saes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("saes")
+    model = save_tiny_llama(root / "model")
+    solo = {"decomposability_coefficient": 0}
+    settings: dict[str, dict[str, Any]] = {
+        "solo_0": {**solo, "init_seed": 0},
+        "solo_1": {**solo, "init_seed": 1},
+        "weak": {**solo, "init_seed": 2, "k": 3},
+        "joint": {"decomposability_coefficient": 1.0, "init_seed": 0},
+    }
+    return {
+        name: save_trained(model, root / name, **chosen)
+        for name, chosen in settings.items()
+    }
+
+
+def arguments(saes: dict[str, Path], output: Path) -> list[str]:
+    solos = ["--solo", str(saes["solo_0"]), "--solo", str(saes["solo_1"])]
+    control = ["--solo_equal_l2", str(saes["weak"])]
+    joint = ["--joint", str(saes["joint"])]
+    return [
+        "compare",
+        *joint,
+        *solos,
+        *control,
+        "--output",
+        str(output),
+        *SOURCE,
+        *FAST,
+    ]
+
+
+@pytest.fixture(scope="module")
+def output(saes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison")
+    main(arguments(saes, folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(output: Path) -> Comparison:
+    return Comparison.load(output / "comparison.json")
+
+
+@pytest.fixture(scope="module")
+def fires(saes: dict[str, Path]) -> dict[str, np.ndarray]:
+    """Which latents fire on each token, `[n_tokens, d_sae]`."""
+    loaded = {name: SAE.load_from_disk(path) for name, path in saes.items()}
+    any_sae = loaded["solo_0"]
+    source = load_source(SourceConfig(context_size=CONTEXT), any_sae)
+    stream = source.stream(any_sae, TOKENS)
+    x = torch.cat([batch.activations.flatten(0, 1) for batch in stream])
+    return {name: (sae.encode(x) > 0).numpy() for name, sae in loaded.items()}
+
+
+def test_the_headline_is_numpys_over_latents_with_partners_alive_everywhere(
+    found: Comparison, saes: dict[str, Path], fires: dict[str, np.ndarray]
+) -> None:
+    decoders = {n: SAE.load_from_disk(p).W_dec.detach() for n, p in saes.items()}
+    reference = decoders["solo_0"]
+    partner = {n: match_latents(reference, W).partner for n, W in decoders.items()}
+    alive = np.all([fires[n][:, partner[n]].sum(0) >= MIN_FIRED for n in saes], axis=0)
+    assert 2 < alive.sum() < len(reference), "the criterion must leave some out"
+    assert {sae.name for sae in found.saes} == set(saes)
+    for sae in found.saes:
+        chosen = fires[sae.name][:, partner[sae.name][alive]].astype(np.float64)
+        matrix = np.asarray(np.corrcoef(chosen.T))
+        phi = matrix[np.triu_indices(int(alive.sum()), 1)]
+        assert sae.phi_compared.n_latents == alive.sum()
+        assert sae.phi_compared.mean_abs == pytest.approx(np.abs(phi).mean(), rel=1e-6)
+        counts, _ = np.histogram(phi, bins=sae.phi.edges)
+        assert np.abs(counts - sae.phi.counts).sum() <= 4  # phi on an edge
+        assert sae.evaluation.reconstruction.l0 == pytest.approx(
+            fires[sae.name].sum(1).mean()
+        )
+        assert sum(sae.log_firing_rate.counts) == fires[sae.name].any(0).sum()
+
+
+def test_differences_are_those_of_the_means_with_intervals_around_them(
+    found: Comparison,
+) -> None:
+    values = {sae.name: sae.phi_compared.corrected for sae in found.saes}
+    joint = next(sae.variant for sae in found.saes if sae.role == "joint")
+    for baseline, of in (
+        ("solo", (values["solo_0"] + values["solo_1"]) / 2),
+        ("solo_equal_l2", values["weak"]),
+    ):
+        difference = found.difference(joint, baseline, PHI)
+        assert difference is not None and difference.percent is not None
+        assert difference.percent == pytest.approx(100 * (values["joint"] / of - 1))
+        assert difference.over_tokens is not None
+        low, high = difference.over_tokens.low, difference.over_tokens.high
+        assert low < difference.percent < high < low + 60
+    assert found.difference("solo", "solo_equal_l2", PHI) is None
+    (sentence,) = found.verdict
+    assert "it takes 3 solo seeds" in sentence
+
+
+def test_splitting_contexts_show_where_the_latents_fire(
+    found: Comparison, fires: dict[str, np.ndarray]
+) -> None:
+    assert len(found.splitting) == 5
+    for entry in found.splitting:
+        latent = entry.candidate.latent
+        assert fires["solo_0"][:, latent].sum() == entry.candidate.fired
+        for part in entry.candidate.parts:
+            both = fires["solo_0"][:, latent] & fires["joint"][:, part.latent]
+            assert part.covers == pytest.approx(both.sum() / entry.candidate.fired)
+        for contexts in (entry.contexts, *entry.part_contexts):
+            assert contexts.peaks
+            for peak in contexts.peaks:
+                assert peak.activations[peak.place] == peak.activation > 0
+                assert all(token in found.vocabulary for token in peak.tokens)
+
+
+def test_the_json_has_a_schema_and_the_report_is_beside_it(output: Path) -> None:
+    schema = json.loads((output / "comparison.schema.json").read_text())
+    written = json.loads((output / "comparison.json").read_text())
+    assert set(schema["required"]) <= set(written) == set(schema["properties"])
+    assert (output / "report.html").stat().st_size > 50_000
+    assert not (output / "progress").exists()
+    assert "NaN" not in (output / "comparison.json").read_text()
+
+
+KILLED = """
+import functools, os, signal, sys
+from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation import evaluate, passes
+evaluate.meta_explained_variance = functools.partial(
+    evaluate.meta_explained_variance, n_steps=20
+)
+passes.SAVE_EVERY_SECONDS = 0
+update, n = passes.Tally.update, 0
+def dying(*args):
+    global n
+    n += 1
+    if n == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return update(*args)
+passes.Tally.update = dying
+main(sys.argv[1:])
+"""
+
+
+def test_a_killed_comparison_goes_on_and_finds_the_same(
+    saes: dict[str, Path], found: Comparison, tmp_path: Path
+) -> None:
+    args = arguments(saes, tmp_path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, *args], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / "progress").glob("pass_*/state.json"))
+    assert not (tmp_path / "comparison.json").exists()
+    other = [*args[:-1], "6"]
+    with pytest.raises(SystemExit, match="progress of a comparison of other SAEs"):
+        main(other)
+    main(args)
+    resumed = Comparison.load(tmp_path / "comparison.json")
+    assert [s.phi_compared for s in resumed.saes] == [
+        s.phi_compared for s in found.saes
+    ]
+    assert resumed.splitting == found.splitting
+    assert [s.evaluation.reconstruction for s in resumed.saes] == [
+        s.evaluation.reconstruction for s in found.saes
+    ]
+
+
+def test_the_same_sae_twice_differs_in_nothing(
+    saes: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(saes["solo_0"], tmp_path / "copy")
+    pair = ["--joint", str(tmp_path / "copy"), "--solo", str(saes["solo_0"])]
+    main(["compare", *pair, "--output", str(tmp_path), *SOURCE, *FAST])
+    found = Comparison.load(tmp_path / "comparison.json")
+    assert found.saes[1].matching is not None
+    assert found.saes[1].matching.mean_cosine == pytest.approx(1, abs=1e-6)
+    assert found.saes[1].matching.random_cosine < 0.9
+    for difference in found.differences:
+        assert difference.percent in (0, None)
+        if difference.over_tokens is not None:
+            assert difference.over_tokens.low == pytest.approx(0, abs=1e-9)
+            assert difference.over_tokens.high == pytest.approx(0, abs=1e-9)
+
+
+def changed(path: Path, target: Path, **metadata: Any) -> Path:
+    """A copy of a saved SAE that says something else about itself."""
+    shutil.copytree(path, target)
+    cfg = json.loads((target / "cfg.json").read_text())
+    cfg["metadata"] |= metadata
+    (target / "cfg.json").write_text(json.dumps(cfg))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"hook_name": "model.layers.1"}, "their hook_name are 'model.layers.1'"),
+        ({"model_name": "another"}, "their model_name are 'another'"),
+    ],
+)
+def test_saes_of_other_activations_are_refused(
+    saes: dict[str, Path], tmp_path: Path, metadata: dict[str, Any], message: str
+) -> None:
+    other = changed(saes["joint"], tmp_path / "other", **metadata)
+    args = ["compare", "--joint", str(other), "--solo", str(saes["solo_0"]), *SOURCE]
+    with pytest.raises(SystemExit, match=message):
+        main([*args, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_is_named_before_anything_is_read(
+    saes: dict[str, Path], tmp_path: Path
+) -> None:
+    joint, solo = str(saes["joint"]), str(saes["solo_0"])
+    output = ["--output", str(tmp_path / "out")]
+
+    def message(*args: str) -> str:
+        with pytest.raises(SystemExit) as error:
+            main(["compare", *args, *output])
+        return str(error.value)
+
+    assert "more than once" in message("--joint", joint, "--solo", solo, joint)
+    assert "no SAE folder" in message("--joint", joint, "--solo", str(tmp_path / "no"))
+    few = message("--joint", joint, "--solo", solo, "--tokens", "40")
+    assert "No activations for 40 tokens" in few
+    memory = message("--joint", joint, "--solo", solo, "--max_memory_gb", "1e-5")
+    assert "more than max_memory_gb=1e-05" in memory
+    broken = tmp_path / "broken"
+    shutil.copytree(saes["joint"], broken)
+    weights = broken / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "truncated or damaged" in message("--joint", str(broken), "--solo", solo)
+
+
+def test_text_that_ends_early_is_said_and_a_latent_that_always_fires_left_out(
+    saes: dict[str, Path], tmp_path: Path
+) -> None:
+    sae: Any = SAE.load_from_disk(saes["joint"])
+    with torch.no_grad():
+        sae.b_enc[0] = 1e3
+    sae.save_model(tmp_path / "always")
+    main(
+        ["compare", "--joint", str(tmp_path / "always"), "--solo", str(saes["solo_0"])]
+        + ["--output", str(tmp_path), "--held_out_documents", "3", *SOURCE, *FAST]
+    )
+    found = Comparison.load(tmp_path / "comparison.json")
+    assert found.n_tokens < TOKENS
+    assert f"ended after {found.n_tokens:,} of {TOKENS:,} tokens" in found.warnings[0]
+    always = next(s for s in found.saes if s.role == "joint").evaluation
+    assert always.phi.n_latents < 96
+    assert np.isfinite(always.phi.mean_abs)

@@ -1,0 +1,55 @@
+"""Less co-occurrence is claimed where all controls are there and agree, and nowhere else."""
+
+from typing import Any
+
+import pytest
+
+from sae_lens_meta.evaluation.comparison import ComparedSAE
+from sae_lens_meta.evaluation.verdict import verdict
+from tests.comparisons import compared, comparison
+
+SOLO = [compared(f"solo_{i}", "solo", 6.0e-3 + i * 1e-5) for i in range(3)]
+JOINT = [compared(f"joint_{i}", "joint", 5.5e-3 + i * 1e-5, l2=0.11) for i in range(2)]
+
+
+def control(**changes: Any) -> ComparedSAE:
+    return compared(
+        "control", "solo_equal_l2", **{"phi": 5.9e-3, "l2": 0.11, **changes}
+    )
+
+
+def test_an_effect_that_every_control_confirms_is_claimed() -> None:
+    (sentence,) = verdict(comparison([*SOLO, control(), *JOINT]))
+    assert "-8.4 % against 3 solo" in sentence
+    assert "-6.7 % against a solo of equal L2 and L0: latents co-occur less" in sentence
+
+
+@pytest.mark.parametrize(
+    ("saes", "reason"),
+    [
+        ([*SOLO[:2], control(), *JOINT], "takes 3 solo seeds"),
+        ([*SOLO, *JOINT], "no solo at equal L2"),
+        ([*SOLO, control(l2=0.1), *JOINT], "control's normalised L2 is 0.1, not 0.11"),
+        ([*SOLO, control(l0=28.0), *JOINT], "control's L0 is 28, not 32"),
+        ([*SOLO, control(phi=5.5e-3), *JOINT], "not lie below the solo of equal L2"),
+        (
+            [*SOLO, control(), compared("joint", "joint", 5.99e-3, l2=0.11)],
+            "interval over seeds does not lie below 0",
+        ),
+        (
+            [*SOLO, control(), compared("joint", "joint", 6.9e-3, l2=0.11)],
+            "interval over seeds does not lie below 0",
+        ),
+    ],
+)
+def test_a_missing_or_contradicting_control_forbids_the_claim(
+    saes: list[ComparedSAE], reason: str
+) -> None:
+    (sentence,) = verdict(comparison(saes))
+    assert "no claim" in sentence and reason in sentence
+
+
+def test_every_joint_variant_has_its_own_verdict() -> None:
+    other = compared("other", "joint", 7e-3, l2=0.11, variant="joint 2")
+    first, second = verdict(comparison([*SOLO, control(), *JOINT, other]))
+    assert "no claim" not in first and "no claim" in second
