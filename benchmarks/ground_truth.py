@@ -47,7 +47,7 @@ from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.phi import summarize_phi
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
 
-D_IN, N_FEATURES, D_SAE = 128, 1024, 1024
+D_IN, N_FEATURES, D_SAE = 64, 512, 512
 STEPS, BATCH = 1500, 512
 EARLY_STEPS = (200, 300, 400, 550, 750, 1000, 1250)
 TEST_SAMPLES = 25_000
@@ -60,7 +60,7 @@ DATA: dict[str, dict[str, Any]] = {
     },
     "hierarchies": {
         "hierarchy": HierarchyConfig(
-            total_root_nodes=200,
+            total_root_nodes=100,
             branching_factor=4,
             max_depth=1,
             compensate_probabilities=True,
@@ -68,7 +68,7 @@ DATA: dict[str, dict[str, Any]] = {
     },
 }
 Samples = tuple[torch.Tensor, torch.Tensor]  # activations and true features
-KS = (5, 10)  # the true L0 is 5
+KS = (4, 8)  # the true L0 is 4.2
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ JOINT = (
     Setting(0.1, 1.0, 3e-3),
     Setting(0.3, 1.0, 3e-3),
     Setting(0.3, 0.3, 3e-3),
+    Setting(1.0, 1.0, 3e-3),
 )
 
 
@@ -135,7 +136,7 @@ def synthetic_model(data: str, seed: int) -> SyntheticModel:
             num_features=N_FEATURES,
             hidden_dim=D_IN,
             firing_probability=ZipfianFiringProbabilityConfig(
-                exponent=1.0, max_prob=0.3, min_prob=0.003
+                exponent=1.0, max_prob=0.3, min_prob=0.005
             ),
             std_firing_magnitudes=0.3,
             bias=False,
