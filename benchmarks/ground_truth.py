@@ -1,7 +1,7 @@
 """
 Does the penalty find the true features? A study on data whose features are known.
 
-    python -m benchmarks.ground_truth run       # half an hour; a killed run loses what was under way
+    python -m benchmarks.ground_truth run       # half an hour on 2 cores; goes on where it was killed
     python -m benchmarks.ground_truth table     # what was found, and docs/img/ground_truth.png
 
 Data of `sae_lens.synthetic`: features whose firing is correlated, and hierarchies, where a child
@@ -14,6 +14,7 @@ figure. L0 is equal throughout, BatchTopK having set it.
 
 import argparse
 import json
+import os
 from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing import get_context
@@ -155,6 +156,7 @@ def new_trainer(seed: int, k: int, setting: Setting) -> SAETrainer[Any, Any]:
             decomposability_coefficient=setting.coefficient,
             decomposability_bandwidth=setting.bandwidth,
             meta_lr=setting.meta_lr,
+            meta_k=4,
             init_seed=seed,
         )
     )
@@ -230,6 +232,8 @@ def run_all(n_processes: int) -> None:
     done = {Run(result.data, result.seed) for result in load()}
     wanted = [Run(data, seed) for seed, data in product(SEEDS, DATA)]
     missing = [run for run in wanted if run not in done]
+    # threads of several processes wait for each other: one each, for numba too
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     with get_context("spawn").Pool(n_processes) as pool:
         runs = pool.imap_unordered(perform, missing)
         for results in tqdm(runs, total=len(missing), desc="Runs"):

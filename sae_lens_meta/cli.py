@@ -17,8 +17,8 @@ from sae_lens_meta.demo import DemoConfig, run_demo
 from sae_lens_meta.evaluation.compare import CompareConfig, compare
 from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
-from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from sae_lens_meta.zoo import list_pretrained, releases_table
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,15 +71,19 @@ def evaluate_saved(
 def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     """Holds joint SAEs against solo ones: comparison.json and report.html."""
     comparison = compare(cfg, source)
-    report = cfg.output / "report.html"
-    write_report(comparison, report)
     console = Console()
     console.print(comparison_table(comparison))
     for warning in comparison.warnings:
         console.print(f"[yellow]Warning:[/yellow] {warning}")
     for sentence in comparison.verdict:
         console.print(sentence)
-    console.print(f"Written: {cfg.output / 'comparison.json'}, {report}")
+    files = ("comparison.json", "report.html")
+    console.print("Written: " + ", ".join(str(cfg.output / name) for name in files))
+
+
+def list_releases(pattern: str) -> None:
+    """The releases that `SAE.from_pretrained` knows by name."""
+    Console().print(releases_table(list_pretrained(pattern)))
 
 
 def _dispatch(args: list[str]) -> None:
@@ -100,6 +104,10 @@ def _dispatch(args: list[str]) -> None:
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
+    listing = commands.add_parser("list", help=list_releases.__doc__)
+    listing.add_argument(
+        "pattern", nargs="?", default="*", help="for instance 'metasae-*'"
+    )
     comparison = commands.add_parser("compare", help=compare_saved.__doc__)
     comparison.add_arguments(CompareConfig, dest="config")
     comparison.add_arguments(SourceConfig, dest="source")
@@ -111,6 +119,8 @@ def _dispatch(args: list[str]) -> None:
         run_demo(parsed.config, Console())
     elif parsed.command == "calibrate":
         calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
+    elif parsed.command == "list":
+        list_releases(parsed.pattern)
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:

@@ -115,7 +115,7 @@ def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
     train_side_by_side(cfg, path, model, training_text, configs)
 
-    saes = {name: SAE.load_from_disk(cfg.output / name, cfg.device) for name in configs}
+    saes = {name: _saved_with_split(cfg, name) for name in configs}
     contexts = TopContexts(saes[JOINT], _some_latents(cfg))
     source = ActivationSource(model, held_out, cfg.context_size, cfg.device)
     rows = measure(cfg, saes, source, contexts)
@@ -206,6 +206,17 @@ def show_latents(
             console.print(
                 Text(f"  {peak.activation:6.2f}  {before}").append(token, "reverse")
             )
+
+
+def _saved_with_split(cfg: DemoConfig, name: str) -> SAE[Any]:
+    """Records in a saved SAE which documents were kept from its training, and loads it."""
+    sae = SAE.load_from_disk(cfg.output / name, cfg.device)
+    sae.cfg.metadata.held_out = {
+        "documents": cfg.held_out_documents,
+        "text_seed": cfg.text_seed,
+    }
+    sae.save_model(cfg.output / name)
+    return sae
 
 
 def _meta_explained_variance(sae: SAE[Any]) -> float:

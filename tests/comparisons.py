@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from sae_lens_meta.evaluation.comparison import (
+    L2,
     CandidateWithContexts,
     ComparedSAE,
     Comparison,
@@ -95,5 +98,14 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
         splitting=[candidate(i) for i in range(n_candidates)],
         vocabulary=vocabulary,
     )
-    made.differences = differences(made.variants(), {sae.name: {} for sae in saes})
+    # half samples in which every SAE's L2 moves by itself
+    resampled = {
+        sae.name: {L2: sae.evaluation.reconstruction.normalized_l2 * _spread(i)}
+        for i, sae in enumerate(saes)
+    }
+    made.differences = differences(made.variants(), resampled)
     return made
+
+
+def _spread(seed: int) -> np.ndarray:
+    return 1 + 0.01 * np.random.default_rng(seed).normal(size=100)

@@ -191,9 +191,11 @@ def test_a_killed_comparison_goes_on_and_finds_the_same(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert list((tmp_path / "progress").glob("pass_*/state.json"))
     assert not (tmp_path / "comparison.json").exists()
-    other = [*args[:-1], "6"]
+    other = [*args[:-1], "6"]  # another number of candidates
     with pytest.raises(SystemExit, match="progress of a comparison of other SAEs"):
         main(other)
+    with pytest.raises(SystemExit, match="Lower min_fired, give more tokens"):
+        main([*args, "--min_fired", "8000"])
     main(args)
     resumed = Comparison.load(tmp_path / "comparison.json")
     assert [s.phi_compared for s in resumed.saes] == [
@@ -252,6 +254,7 @@ def test_bad_input_is_named_before_anything_is_read(
     saes: dict[str, Path], tmp_path: Path
 ) -> None:
     joint, solo = str(saes["joint"]), str(saes["solo_0"])
+    weak = str(saes["weak"])
     output = ["--output", str(tmp_path / "out")]
 
     def message(*args: str) -> str:
@@ -260,6 +263,7 @@ def test_bad_input_is_named_before_anything_is_read(
         return str(error.value)
 
     assert "more than once" in message("--joint", joint, "--solo", solo, joint)
+    assert "solo SAEs are not seeds" in message("--joint", joint, "--solo", solo, weak)
     assert "no SAE folder" in message("--joint", joint, "--solo", str(tmp_path / "no"))
     few = message("--joint", joint, "--solo", solo, "--tokens", "40")
     assert "No activations for 40 tokens" in few
@@ -282,10 +286,14 @@ def test_text_that_ends_early_is_said_and_a_latent_that_always_fires_left_out(
     main(
         ["compare", "--joint", str(tmp_path / "always"), "--solo", str(saes["solo_0"])]
         + ["--output", str(tmp_path), "--held_out_documents", "3", *SOURCE, *FAST]
+        + ["--ce_tokens", "9000"]
     )
     found = Comparison.load(tmp_path / "comparison.json")
     assert found.n_tokens < TOKENS
     assert f"ended after {found.n_tokens:,} of {TOKENS:,} tokens" in found.warnings[0]
+    cost = found.saes[0].evaluation.model_cost
+    assert cost.n_tokens <= found.n_tokens, "no token is run on twice"
     always = next(s for s in found.saes if s.role == "joint").evaluation
     assert always.phi.n_latents < 96
     assert np.isfinite(always.phi.mean_abs)
+    assert len({sae.phi_compared.n_latents for sae in found.saes}) == 1

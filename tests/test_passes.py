@@ -69,9 +69,9 @@ def assert_counted_by_hand(saes: dict[str, Any], folder: Path) -> None:
         tally = Tally.load(folder / name, sae)
         together = (fires[name].T @ fires[name]).numpy()
         assert np.array_equal(tally.counter.rows(0, sae.cfg.d_sae), together)
-        assert np.array_equal(
-            Tally.load_fired(folder / name), fires[name].sum(0).numpy()
-        )
+        fired, n_tokens = Tally.load_fired(folder / name)
+        assert np.array_equal(fired, fires[name].sum(0).numpy())
+        assert n_tokens == N_TOKENS
         assert tally.meter.result().n_tokens == N_TOKENS
         by_block = fires[name].view(passes.N_BLOCKS, -1, sae.cfg.d_sae)
         for block, counter in enumerate(tally.blocks.counters):

@@ -10,6 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from sae_lens_meta.evaluation.comparison import HEADLINE, Comparison
+from sae_lens_meta.evaluation.intervals import mean_over_seeds
 from sae_lens_meta.evaluation.report import write_report
 from tests.comparisons import compared, comparison
 
@@ -63,12 +64,32 @@ def page(made: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     driver.quit()
 
 
+def small(saved: Comparison, variant: str, label: str) -> list[str]:
+    """The intervals that a cell must show."""
+    figure, saes = HEADLINE[label], saved.variants()[variant]
+    shown = []
+    values = [figure.of(sae) for sae in saes]
+    interval = mean_over_seeds(values) or saes[0].intervals.get(label)
+    if interval:
+        low, high = (format(v, figure.format) for v in (interval.low, interval.high))
+        shown.append(f"{low} to {high}")
+    difference = saved.difference(variant, "solo", label)
+    if difference and difference.over_tokens:
+        over = difference.over_tokens
+        shown.append(f"tokens {over.low:+.1f} to {over.high:+.1f}")
+    if difference and difference.over_seeds:
+        over = difference.over_seeds
+        shown.append(f"seeds {over.low:+.1f} to {over.high:+.1f}")
+    return shown
+
+
 def test_every_figure_on_the_page_is_that_of_the_json(
     page: Any, made: Comparison, tmp_path: Path
 ) -> None:
     saved = Comparison.load(made.save(tmp_path))
     cells = page.find_elements(By.CSS_SELECTOR, "#headline td[data-figure]")
     assert len(cells) == len(HEADLINE) * len(saved.variants())
+    assert {len(small(saved, "joint 0.3", label)) for label in HEADLINE} == {1, 3}
     for cell in cells:
         label, variant = (
             cell.get_attribute("data-figure"),
@@ -78,6 +99,9 @@ def test_every_figure_on_the_page_is_that_of_the_json(
         mean = sum(HEADLINE[label].of(sae) for sae in saes) / len(saes)
         assert cell.find_element(By.CLASS_NAME, "value").text == format(
             mean, HEADLINE[label].format
+        )
+        assert [s.text for s in cell.find_elements(By.TAG_NAME, "small")] == small(
+            saved, variant, label
         )
         difference = saved.difference(variant, "solo", label)
         shown = cell.find_elements(By.CLASS_NAME, "difference")

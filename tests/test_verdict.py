@@ -1,10 +1,12 @@
 """Less co-occurrence is claimed where all controls are there and agree, and nowhere else."""
 
+import math
 from typing import Any
 
 import pytest
 
 from sae_lens_meta.evaluation.comparison import ComparedSAE
+from sae_lens_meta.evaluation.intervals import Interval
 from sae_lens_meta.evaluation.verdict import verdict
 from tests.comparisons import compared, comparison
 
@@ -47,6 +49,19 @@ def test_a_missing_or_contradicting_control_forbids_the_claim(
 ) -> None:
     (sentence,) = verdict(comparison(saes))
     assert "no claim" in sentence and reason in sentence
+
+
+def test_an_interval_that_is_not_a_number_or_a_base_below_zero_claims_nothing() -> None:
+    made = comparison([*SOLO, control(), *JOINT])
+    for difference in made.differences:
+        difference.over_seeds = Interval(math.nan, math.nan)
+    (sentence,) = verdict(made)
+    assert "no claim" in sentence
+    below = [compared(f"solo_{i}", "solo", -1e-5 * (i + 1)) for i in range(3)]
+    (sentence,) = verdict(comparison([*below, control(phi=-1e-5), *JOINT]))
+    assert (
+        sentence == "joint: no solo SAE whose corrected mean |phi| could be compared."
+    )
 
 
 def test_every_joint_variant_has_its_own_verdict() -> None:

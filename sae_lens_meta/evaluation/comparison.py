@@ -1,5 +1,6 @@
 """The result of comparing joint with solo SAEs: what stands in comparison.json."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +87,7 @@ class Difference:
         baseline: the other variant.
         figure: a figure of the headline table.
         percent: of the mean over the variant's SAEs to that over the baseline's; None where
-            the latter is 0.
+            the latter is not above 0.
         over_tokens: interval over blocks of tokens, for these very SAEs; None for a figure
             that comes from the weights alone, or where there are fewer than 8 blocks.
         over_seeds: interval over seeds, on these very tokens; None where both have one.
@@ -167,7 +168,9 @@ class Comparison:
         """Writes comparison.json, and its JSON schema beside it."""
         adapter = TypeAdapter(Comparison)
         path = folder / "comparison.json"
-        path.write_bytes(adapter.dump_json(self, indent=1) + b"\n")
+        # json, unlike pydantic, refuses what is not a number rather than write null
+        plain = adapter.dump_python(self, mode="json")
+        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
         schema = TypeAdapter(dict[str, Any]).dump_json(adapter.json_schema(), indent=1)
         (folder / "comparison.schema.json").write_bytes(schema + b"\n")
         return path

@@ -11,6 +11,7 @@ from sae_lens_meta.evaluation.comparison import (
 from sae_lens_meta.evaluation.evaluate import Evaluation
 from sae_lens_meta.evaluation.intervals import (
     MIN_BLOCKS,
+    N_RESAMPLES,
     block_interval,
     half_samples,
     percent_over_seeds,
@@ -31,14 +32,14 @@ def resample(tally: Tally, evaluation: Evaluation, compared: np.ndarray) -> Resa
         compared: mask `[d_sae]` of the latents whose pairs count.
 
     Returns:
-        Only figures whose stream has at least 8 blocks.
+        Only figures whose stream has at least 8 blocks, and that every half sample has.
     """
     resampled: Resampled = {}
-    n_blocks = int((tally.meter.sums["n_tokens"] > 0).sum())
-    if n_blocks >= MIN_BLOCKS:
-        weights = half_samples(n_blocks)
-        unused = len(tally.blocks.counters) - n_blocks
-        weights = np.pad(weights, ((0, 0), (0, unused)))
+    n_tokens = tally.meter.sums["n_tokens"]
+    used = np.flatnonzero(n_tokens)  # a short stream leaves some blocks empty
+    if len(used) >= MIN_BLOCKS:
+        weights = np.zeros((N_RESAMPLES, len(n_tokens)))
+        weights[:, used] = half_samples(len(used))
         figures = tally.meter.figures(weights)
         phi = tally.blocks.resampled(weights, compared)
         resampled = {
@@ -52,7 +53,7 @@ def resample(tally: Tally, evaluation: Evaluation, compared: np.ndarray) -> Resa
     if len(losses) >= MIN_BLOCKS:
         without, with_sae = (half_samples(len(losses)) @ losses).T
         resampled["CE overhead, percent"] = 100 * (with_sae - without) / without
-    return resampled
+    return {k: values for k, values in resampled.items() if np.isfinite(values).all()}
 
 
 def differences(
@@ -79,7 +80,7 @@ def _difference(
     values, base = ([figure(s) for s in variants[v]] for v in (variant, baseline))
     mean, base_mean = float(np.mean(values)), float(np.mean(base))
     percent = over_tokens = over_seeds = None
-    if base_mean != 0:
+    if base_mean > 0:
         percent = 100 * (mean / base_mean - 1)
         over_seeds = percent_over_seeds(values, base)
         drawn = [

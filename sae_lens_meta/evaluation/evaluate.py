@@ -119,12 +119,14 @@ def evaluation_of(
     n_ce_tokens: int,
 ) -> Evaluation:
     """The figures of `sae` after a stream went through `meter` and `counter`."""
+    reconstruction = meter.result()
     return Evaluation(
         name=name,
         d_sae=sae.cfg.d_sae,
         sae_lens_version=__version__,
-        reconstruction=meter.result(),
-        model_cost=model_cost(sae, source, n_ce_tokens),
+        reconstruction=reconstruction,
+        # SAELens would begin the text again where it ends
+        model_cost=model_cost(sae, source, min(n_ce_tokens, reconstruction.n_tokens)),
         phi=summarize_phi(counter),
         decoder=summarize_decoder(sae.W_dec),  # type: ignore[arg-type]
     )

@@ -1,5 +1,6 @@
 """What several SAEs show after the same passes over the same tokens."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from sae_lens_meta.evaluation.comparison import (
     ComparedSAE,
     Contexts,
     MatchingSummary,
-    Role,
 )
 from sae_lens_meta.evaluation.differences import Resampled, resample
+from sae_lens_meta.evaluation.entries import Entry
 from sae_lens_meta.evaluation.evaluate import Evaluation, evaluation_of
 from sae_lens_meta.evaluation.geometry import decoder_geometry
 from sae_lens_meta.evaluation.histograms import (
@@ -51,10 +52,10 @@ class Family:
     The measures of several SAEs after the passes, each kept in `progress` once it is made.
 
     Args:
-        saes: by name.
+        saes: by id.
         source: of activations.
         progress: folder of the passes' counts.
-        reference: name of the first solo SAE, which the others are matched to.
+        reference: id of the first solo SAE, which the others are matched to.
     """
 
     def __init__(
@@ -73,7 +74,10 @@ class Family:
 
         The latents of SAEs of different seeds correspond by their decoder rows only: each
         SAE is matched to the first solo one, and a latent of that counts where it and all
-        its partners fire on `min_fired` tokens.
+        its partners fire on `min_fired` tokens, and not on every token.
+
+        Raises:
+            ValueError: if fewer than two do.
         """
         partners = {self.reference: np.arange(self.saes[self.reference].cfg.d_sae)}
         for name in self.saes:
@@ -81,8 +85,16 @@ class Family:
                 partners[name] = np.array(self._matched(name).partner)
         counts = np.ones_like(partners[self.reference], dtype=bool)
         for name, partner in partners.items():
-            fired = Tally.load_fired(self.progress / name)
+            fired, n_tokens = Tally.load_fired(self.progress / name)
             counts &= (partner >= 0) & (fired[partner] >= min_fired)
+            counts &= fired[partner] < n_tokens  # which leaves phi undefined
+        if counts.sum() < 2:
+            raise ValueError(
+                f"{counts.sum()} latents have partners that fire on {min_fired} tokens in "
+                "every SAE; mean |phi| takes two. Lower min_fired, give more tokens (what was "
+                "counted is kept where only min_fired changes), or leave out an SAE whose "
+                "latents are dead."
+            )
         masks = {}
         for name, partner in partners.items():
             masks[name] = np.zeros(self.saes[name].cfg.d_sae, dtype=bool)
@@ -90,25 +102,26 @@ class Family:
         return masks
 
     def result(
-        self, name: str, path: Path, role: Role, compared: np.ndarray, ce_tokens: int
+        self, entry: Entry, variant: str, compared: np.ndarray, ce_tokens: int
     ) -> tuple[ComparedSAE, Resampled]:
         """All figures of one SAE, and those of half samples of the stream."""
+        name = entry.id
         sae, tally = self.saes[name], self._tally(name)
         training = sae.cfg.metadata.training_architecture_details or {}
         evaluation = self._once(
             f"{name} evaluation",
             Evaluation,
             lambda: evaluation_of(
-                name, sae, tally.meter, tally.counter, self.source, ce_tokens
+                entry.name, sae, tally.meter, tally.counter, self.source, ce_tokens
             ),
         )
         geometry = decoder_geometry(sae.W_dec)  # type: ignore[arg-type]
         cosine_edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
         result = ComparedSAE(
-            name=name,
-            role=role,
-            variant=_variant(role, training),
-            path=str(path),
+            name=entry.name,
+            role=entry.role,
+            variant=variant,
+            path=str(entry.path),
             training=training,
             evaluation=evaluation,
             phi_compared=summarize_phi(tally.counter, compared),
@@ -208,19 +221,8 @@ class Family:
         adapter = TypeAdapter(kind)
         if not path.exists():
             part = path.with_suffix(".part")
-            part.write_bytes(adapter.dump_json(make()))
+            # a figure that is not a number must fail here, not at every resume
+            plain = adapter.dump_python(make(), mode="json")
+            part.write_text(json.dumps(plain, allow_nan=False))
             part.replace(path)
         return adapter.validate_json(path.read_bytes())
-
-
-def _variant(role: Role, training: dict[str, Any]) -> str:
-    """SAEs of a variant differ by their seed alone, as far as their metadata tell."""
-    if role != "joint":
-        return role
-    shown = {
-        "lambda_2": "decomposability_coefficient",
-        "sigma^2": "decomposability_bandwidth",
-        "meta_lr": "meta_lr",
-    }
-    values = [f"{k} {training[v]:g}" for k, v in shown.items() if v in training]
-    return ", ".join(["joint", *values])

@@ -69,9 +69,10 @@ class Tally:
         return tally
 
     @staticmethod
-    def load_fired(folder: Path) -> np.ndarray:
-        """`[d_sae]`, tokens that each latent of a saved tally fired on."""
-        return load_file(folder / METER)["fired"]
+    def load_fired(folder: Path) -> tuple[np.ndarray, int]:
+        """`[d_sae]`, tokens that each latent of a saved tally fired on, and all tokens."""
+        sums = load_file(folder / METER)
+        return sums["fired"], int(sums["n_tokens"].sum())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Where held-out activations come from: a language model, a hook, and text."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +64,19 @@ class ActivationSource:
 
     def store(self, sae: SAE[Any], n_tokens: int) -> ActivationsStore:
         """SAELens's store of the activations that `sae` reads, from the start of the text."""
-        return ActivationsStore.from_sae(
-            self.model,
-            sae,
-            dataset=self.text,
-            context_size=self.context_size,
-            store_batch_size_prompts=CONTEXTS_PER_BATCH,
-            total_tokens=n_tokens,
-            device=self.device,
-        )
+        with warnings.catch_warnings():
+            # about the length of a training and the speed of its tokenizer
+            warnings.filterwarnings("ignore", "The training dataset contains fewer")
+            warnings.filterwarnings("ignore", "Dataset is not tokenized")
+            return ActivationsStore.from_sae(
+                self.model,
+                sae,
+                dataset=self.text,
+                context_size=self.context_size,
+                store_batch_size_prompts=CONTEXTS_PER_BATCH,
+                total_tokens=n_tokens,
+                device=self.device,
+            )
 
     def stream(
         self, sae: SAE[Any], n_tokens: int, n_skipped: int = 0

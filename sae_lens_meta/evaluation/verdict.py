@@ -55,7 +55,7 @@ def _what_is_missing(
 ) -> str | None:
     if to_solo.n_baseline < MIN_SOLO_SEEDS:
         return f"it takes {MIN_SOLO_SEEDS} solo seeds"
-    if to_solo.over_seeds is None or to_solo.over_seeds.high >= 0:
+    if to_solo.over_seeds is None or not to_solo.over_seeds.high < 0:
         return "the interval over seeds does not lie below 0"
     if to_control is None:
         return "there is no solo at equal L2"
@@ -67,6 +67,6 @@ def _what_is_missing(
         if abs(values[1] / values[0] - 1) > EQUAL:
             return f"the control's {figure} is {values[1]:.4g}, not {values[0]:.4g}"
     interval = to_control.over_seeds or to_control.over_tokens
-    if interval is None or interval.high >= 0:
+    if interval is None or not interval.high < 0:
         return "it does not lie below the solo of equal L2"
     return None

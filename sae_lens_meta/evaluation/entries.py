@@ -1,0 +1,137 @@
+"""Which SAEs are compared, what they are called, and whether they can be compared at all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_lens import SAE
+
+from sae_lens_meta.evaluation.comparison import Role
+
+# what a joint variant is called by, where its SAEs record it
+_SHOWN = {
+    "decomposability_coefficient": "lambda_2",
+    "decomposability_bandwidth": "sigma^2",
+    "meta_lr": "meta_lr",
+}
+
+
+@dataclass
+class Entry:
+    """
+    An SAE to compare.
+
+    Attributes:
+        id: what its counts are kept under.
+        name: the end of its path, as long as it takes to tell it from the others.
+        path: as it was given.
+        role: see `ComparedSAE`.
+    """
+
+    id: str
+    name: str
+    path: Path
+    role: Role
+
+
+def named_entries(roles: dict[Role, list[Path]]) -> list[Entry]:
+    """
+    The SAEs in `roles`, named.
+
+    Raises:
+        ValueError: if a path stands twice.
+    """
+    given: list[tuple[Role, Path]] = [
+        (role, path) for role, paths in roles.items() for path in paths
+    ]
+    parts = [path.resolve().parts[1:] for _, path in given]
+    if repeated := {"/".join(p) for p in parts if parts.count(p) > 1}:
+        raise ValueError(f"Given more than once: {', '.join(sorted(repeated))}.")
+    length = 1
+    while len({p[-length:] for p in parts}) < len(parts):
+        length += 1
+    return [
+        Entry(f"sae_{i}", "/".join(parts[i][-length:]), path, role)
+        for i, (role, path) in enumerate(given)
+    ]
+
+
+def check_comparable(saes: dict[str, SAE[Any]], any_model: bool = False) -> None:
+    """
+    Checks that all SAEs read the same activations.
+
+    Args:
+        saes: by what they are called.
+        any_model: whether they may record different models, one having been given for all.
+
+    Raises:
+        ValueError: naming the first that differs from the first of all, and in what, or
+            one that reads some positions of a context only.
+    """
+    first, *others = saes
+    for name in saes:
+        positions = tuple(saes[name].cfg.metadata.seqpos_slice or (None,))
+        if any(bound is not None for bound in positions):
+            raise ValueError(
+                f"{name!r} reads the positions {positions} of a context only, which a "
+                "comparison does not do. Measure it with `evaluate`."
+            )
+    for name in others:
+        for what, get in _MUST_AGREE.items():
+            is_free = any_model and what == "model_name"
+            if get(saes[name]) != get(saes[first]) and not is_free:
+                raise ValueError(
+                    f"{name!r} and {first!r} cannot be compared: their {what} are "
+                    f"{get(saes[name])!r} and {get(saes[first])!r}. Compare SAEs of the "
+                    "same hook of the same model, or give --model for both."
+                )
+
+
+_MUST_AGREE: dict[str, Callable[[SAE[Any]], Any]] = {
+    "d_in": lambda sae: sae.cfg.d_in,
+    "hook_name": lambda sae: sae.cfg.metadata.hook_name,
+    "hook_head_index": lambda sae: sae.cfg.metadata.hook_head_index,
+    "model_name": lambda sae: sae.cfg.metadata.model_name,
+    "prepend_bos": lambda sae: sae.cfg.metadata.prepend_bos,
+}
+
+
+def variants(entries: list[Entry], saes: dict[str, SAE[Any]]) -> dict[str, str]:
+    """
+    The variant of each SAE, by its id: SAEs of one differ by their seed alone.
+
+    That of a joint SAE is called by its penalty, and by whatever else it differs in from
+    the other joint ones.
+
+    Raises:
+        ValueError: if solo SAEs, or the controls, differ in more than their seed.
+    """
+    settings = {entry.id: _settings(saes[entry.id]) for entry in entries}
+    found: dict[str, str] = {}
+    for role in ("solo", "solo_equal_l2", "joint"):
+        ids = [entry.id for entry in entries if entry.role == role]
+        differing = _differing([settings[i] for i in ids])
+        if role != "joint" and differing:
+            raise ValueError(
+                f"The {role} SAEs are not seeds of one setting: they differ in "
+                f"{', '.join(differing)}. Compare each setting by itself."
+            )
+        shown = {**_SHOWN, **{key: key for key in differing if key not in _SHOWN}}
+        for i in ids:
+            values = [
+                f"{v} {settings[i][k]}" for k, v in shown.items() if k in settings[i]
+            ]
+            found[i] = ", ".join([role, *values]) if role == "joint" else role
+    return found
+
+
+def _settings(sae: SAE[Any]) -> dict[str, Any]:
+    details = sae.cfg.metadata.training_architecture_details or {}
+    settings = {key: value for key, value in details.items() if key != "init_seed"}
+    return {"d_sae": sae.cfg.d_sae, **settings}
+
+
+def _differing(settings: list[dict[str, Any]]) -> list[str]:
+    keys = {key: None for one in settings for key in one}
+    return [k for k in keys if any(s.get(k) != settings[0].get(k) for s in settings)]

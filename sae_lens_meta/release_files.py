@@ -1,0 +1,82 @@
+"""Files of a release: from the package or the Hub, at the pinned revision, verified."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.utils.sha import sha_fileobj
+
+from sae_lens_meta.releases import Release, ReleasedSAE
+
+
+def fetch_sae(
+    release: Release, sae: ReleasedSAE, folder: str, force_download: bool = False
+) -> Path:
+    """
+    Folder on this machine that holds the files of one SAE, each with the sha256 recorded.
+
+    What `huggingface_hub` has in its cache is not downloaded again, unless it is damaged.
+
+    Args:
+        release: the release.
+        sae: of the release.
+        folder: `sae.path` or `sae.meta_path`.
+        force_download: download again what is in the cache.
+
+    Raises:
+        ValueError: if the release has no weights yet, or a file is not the one recorded.
+        OSError: what `huggingface_hub` raises where it cannot download.
+    """
+    if not (release.published or release.bundled):
+        raise ValueError(
+            f"The weights of {release.name!r} do not exist yet. Train them with: "
+            f"{release.command}"
+        )
+    paths = [
+        _bundled(release, name, sha256)
+        if release.bundled
+        else _downloaded(release, name, sha256, force_download)
+        for name, sha256 in sae.files_of(folder).items()
+    ]
+    return paths[0].parent
+
+
+def _bundled(release: Release, name: str, sha256: str) -> Path:
+    path = Path(str(files("sae_lens_meta") / "bundled" / release.name / name))
+    if _sha256(path) != sha256:
+        raise ValueError(
+            f"{name!r} of the bundled release {release.name!r} is damaged. Install "
+            "sae-lens-meta again."
+        )
+    return path
+
+
+def _downloaded(release: Release, name: str, sha256: str, force: bool) -> Path:
+    def download(force: bool) -> Path:
+        return Path(
+            hf_hub_download(
+                release.repo_id,
+                name,
+                revision=release.revision,
+                force_download=force,
+            )
+        )
+
+    path = download(force)
+    if _sha256(path) == sha256:
+        return path
+    path = download(True)
+    if _sha256(path) == sha256:
+        return path
+    path.resolve().unlink()
+    path.unlink(missing_ok=True)
+    raise ValueError(
+        f"{name!r} in {release.repo_id!r} at {release.revision} is not the file that was "
+        f"released as {release.name!r}: its sha256 differs. It was not loaded, and is "
+        "downloaded anew by the next call."
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha_fileobj(file).hex()

@@ -1,0 +1,227 @@
+"""pretrained.yaml: the list of releases, its types, and what can be wrong with it."""
+
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
+
+NEEDED_FILES = {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME}
+ALLOWED_FILES = {*NEEDED_FILES, SPARSITY_FILENAME}
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or str(path) != value:
+        raise ValueError(f"{value!r} is not a plain path inside the repository")
+    return value
+
+
+def _repo_id(value: str) -> str:
+    try:
+        validate_repo_id(value)
+    except HFValidationError as error:
+        raise ValueError(str(error)) from error
+    if "/" not in value:
+        raise ValueError(f"{value!r} is not of the form organisation/name")
+    return value
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, _matching(r"[0-9a-f]{64}", "a sha256 in hexadecimal")]
+Revision = Annotated[str, _matching(r"[0-9a-f]{40}", "the 40 digits of a commit")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ReleasedSAE(_Strict):
+    """
+    One SAE of a release.
+
+    Attributes:
+        id: what SAELens calls its `sae_id`.
+        path: its folder in the repository.
+        meta_path: the folder of its meta SAE.
+        l0: mean number of latents that fire on a held-out token; None before it exists.
+        explained_variance: as `ReconstructionMeter` takes it; None before it exists.
+        files: sha256 of every file, by its path in the repository.
+    """
+
+    id: str
+    path: Inside
+    meta_path: Inside
+    l0: float | None = None
+    explained_variance: float | None = None
+    files: dict[Inside, Sha256] = {}
+
+    @model_validator(mode="after")
+    def _files_are_those_of_two_saes(self) -> "ReleasedSAE":
+        for name in self.files:
+            folder, _, base = name.rpartition("/")
+            if folder not in (self.path, self.meta_path) or base not in ALLOWED_FILES:
+                raise ValueError(
+                    f"{name!r} is no file of the SAEs in {self.path!r} and "
+                    f"{self.meta_path!r}: those are {', '.join(sorted(ALLOWED_FILES))}"
+                )
+        return self
+
+    def files_of(self, folder: str) -> dict[str, str]:
+        """sha256 by path of the files in one of the two folders."""
+        return {
+            f: sha for f, sha in self.files.items() if f.rpartition("/")[0] == folder
+        }
+
+
+class Release(_Strict):
+    """
+    A release.
+
+    Attributes:
+        name: what `SAE.from_pretrained` is given.
+        repo_id: repository on the Hub.
+        revision: commit that is downloaded; None before it exists.
+        published: whether weights exist.
+        bundled: whether they travel inside the package.
+        model: language model.
+        hook: whose activations the SAEs read.
+        licence: of the weights.
+        paper: URL.
+        training: one sentence on how the SAEs were, or are to be, trained.
+        command: trains it.
+        saes: one or several.
+    """
+
+    name: str
+    repo_id: Annotated[str, AfterValidator(_repo_id)]
+    revision: Revision | None = None
+    published: bool
+    bundled: bool = False
+    model: str
+    hook: str
+    licence: str
+    paper: str
+    training: str
+    command: str
+    saes: list[ReleasedSAE]
+
+    @model_validator(mode="after")
+    def _weights_are_recorded_where_they_exist(self) -> "Release":
+        if not self.saes:
+            raise ValueError(f"{self.name!r} has no SAE")
+        if not (self.published or self.bundled):
+            return self
+        if self.published and self.revision is None:
+            raise ValueError(f"{self.name!r} is published but has no revision")
+        for sae in self.saes:
+            wanted = {
+                f"{d}/{f}" for d in (sae.path, sae.meta_path) for f in NEEDED_FILES
+            }
+            if missing := sorted(wanted - set(sae.files)):
+                raise ValueError(f"no sha256 of {missing[0]!r}, though weights exist")
+            if sae.l0 is None or sae.explained_variance is None:
+                raise ValueError(f"no l0 or explained_variance of {sae.id!r}")
+        return self
+
+
+class Zoo(_Strict):
+    """All of pretrained.yaml."""
+
+    releases: list[Release]
+
+    @model_validator(mode="after")
+    def _nothing_stands_twice(self) -> "Zoo":
+        names = [release.name for release in self.releases]
+        folders = [f"{r.repo_id}/{s.path}" for r in self.releases for s in r.saes]
+        for value in (*names, *folders):
+            if names.count(value) + folders.count(value) > 1:
+                raise ValueError(f"{value!r} stands twice")
+        return self
+
+
+def zoo_path() -> Path:
+    """pretrained.yaml as it was installed."""
+    return Path(str(files("sae_lens_meta") / "pretrained.yaml"))
+
+
+def load_zoo(path: Path | None = None) -> Zoo:
+    """
+    Reads pretrained.yaml.
+
+    Raises:
+        ValueError: if it is not a list of releases, naming the line that is wrong.
+    """
+    path = path or zoo_path()
+    text = path.read_text(encoding="utf-8")
+    root = None
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_duplicate_keys(root, path)
+        return Zoo.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        # of a misspelt key, what is there says more than what is missing
+        errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        first = errors[0]
+        line = _line_of(root, first["loc"])
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{path}, line {line}, {where}: {message}.") from error
+
+
+def _refuse_duplicate_keys(node: Any, path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for key, value in node.value:
+            if keys.count(key.value) > 1:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{path}, line {line}: {key.value!r} stands twice.")
+            _refuse_duplicate_keys(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicate_keys(value, path)
+
+
+def _line_of(node: Any, location: Sequence[int | str]) -> int:
+    """Line of the innermost node on the way to `location` that exists."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for step in location:
+        if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+        elif isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == step]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+            continue
+        else:
+            break
+        line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,130 @@
+"""Which SAEs may be compared, what they are called, and whose progress a folder keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+
+from sae_lens_meta.evaluation.comparison import Role
+from sae_lens_meta.evaluation.entries import (
+    check_comparable,
+    named_entries,
+    variants,
+)
+from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
+
+
+def sae(d_in: int = 16, d_sae: int = 20, **metadata: Any) -> JumpReLUSAE:
+    made = JumpReLUSAE(JumpReLUSAEConfig(d_in=d_in, d_sae=d_sae))
+    for key, value in metadata.items():
+        setattr(made.cfg.metadata, key, value)
+    return made
+
+
+def trained(coefficient: float, seed: int, **settings: Any) -> JumpReLUSAE:
+    details = {"decomposability_coefficient": coefficient, "init_seed": seed, "k": 4}
+    return sae(training_architecture_details=details | settings)
+
+
+def entries_of(roles: dict[Role, list[str]]) -> Any:
+    return named_entries({role: [Path(p) for p in ps] for role, ps in roles.items()})
+
+
+def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
+    entries = entries_of(
+        {"joint": ["/data/joint"], "solo": ["/old/data/joint", "/a/solo"]}
+    )
+    assert [e.name for e in entries] == ["data/joint", "old/data/joint", "a/solo"]
+    assert [e.id for e in entries] == ["sae_0", "sae_1", "sae_2"]
+    assert [e.name for e in entries_of({"joint": ["/x/j"], "solo": ["/x/s"]})] == [
+        "j",
+        "s",
+    ]
+    with pytest.raises(ValueError, match="more than once: x/j"):
+        entries_of({"joint": ["/x/j"], "solo": ["/x/y/../j"]})
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (sae(d_in=8), "d_in are 8 and 16"),
+        (sae(hook_name="b"), "hook_name are 'b' and None"),
+        (sae(hook_head_index=2), "hook_head_index"),
+        (sae(prepend_bos=True), "prepend_bos"),
+        (sae(seqpos_slice=(1, None)), r"reads the positions \(1, None\) .* `evaluate`"),
+    ],
+)
+def test_what_reads_other_activations_is_named(other: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        check_comparable({"first": sae(), "other": other}, any_model=True)
+
+
+def test_models_may_differ_in_name_where_one_is_given_for_all() -> None:
+    saes: dict[str, Any] = {"a": sae(model_name="gpt2"), "b": sae(model_name="/x/gpt2")}
+    check_comparable(saes, any_model=True)
+    with pytest.raises(ValueError, match="model_name are .* or give --model"):
+        check_comparable(saes)
+    whole: Any = {"a": sae(seqpos_slice=(None,)), "b": sae(seqpos_slice=None)}
+    check_comparable(whole)
+
+
+def test_variants_differ_in_more_than_the_seed() -> None:
+    roles: dict[Role, list[str]] = {
+        "solo": ["/s0", "/s1"],
+        "joint": ["/a0", "/a1", "/b", "/c"],
+    }
+    saes: list[Any] = [
+        trained(0, 0),
+        trained(0, 1),
+        trained(0.3, 0),
+        trained(0.3, 1),
+        trained(0.1, 0),
+        trained(0.3, 0, k=8),
+    ]
+    entries = entries_of(roles)
+    by_id = {e.id: s for e, s in zip(entries, saes, strict=True)}
+    assert list(variants(entries, by_id).values()) == [
+        "solo",
+        "solo",
+        "joint, lambda_2 0.3, k 4",
+        "joint, lambda_2 0.3, k 4",
+        "joint, lambda_2 0.1, k 4",
+        "joint, lambda_2 0.3, k 8",
+    ]
+    by_id["sae_1"] = trained(0, 1, k=5)
+    with pytest.raises(ValueError, match="solo SAEs are not seeds .* differ in k"):
+        variants(entries, by_id)
+
+
+def test_progress_belongs_to_one_comparison(tmp_path: Path) -> None:
+    progress = tmp_path / "out" / "progress"
+    claim(progress, "mine")
+    claim(progress, "mine")
+    with pytest.raises(ValueError, match="of other SAEs, text or settings"):
+        claim(progress, "other")
+    (progress / "sae_0").mkdir()
+    (progress / "fingerprint").unlink()  # as a deletion that was killed may leave it
+    with pytest.raises(ValueError, match="of other SAEs, text or settings"):
+        claim(progress, "mine")
+    discard(progress)
+    assert list((tmp_path / "out").iterdir()) == []
+    claim(progress, "other")
+
+
+def test_a_fingerprint_is_of_weights_configs_settings_and_text(tmp_path: Path) -> None:
+    weights, cfg = tmp_path / "sae_weights.safetensors", tmp_path / "cfg.json"
+    text = tmp_path / "text.jsonl"
+    weights.write_bytes(b"1")
+    cfg.write_text("{}")
+    text.write_text("a")
+
+    def mine(settings: int = 1) -> str:
+        return fingerprint(settings, [tmp_path], str(text))
+
+    seen = {mine(), mine(settings=2)}
+    assert mine() in seen and len(seen) == 2
+    for path in (weights, cfg, text):
+        path.write_bytes(path.read_bytes() + b" more")
+        seen.add(mine())
+    assert len(seen) == 5

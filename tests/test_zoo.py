@@ -1,0 +1,318 @@
+"""Releases by their names: what SAELens finds, what is refused, what is verified."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from sae_lens import SAE
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+import sae_lens_meta
+from sae_lens_meta import MetaTrainingSAE, releases, zoo
+from tests.helpers import meta_config
+from tests.hub_server import HubServer, hub_server
+
+REPO, NAME, FOLDER = "tests/metasae-tiny", "metasae-tiny", "blocks.0.hook"
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A joint SAE and its meta SAE, as a repository would hold them."""
+    sae = MetaTrainingSAE(meta_config())
+    sae.save_inference_model(tmp_path / "repo" / FOLDER)
+    return tmp_path / "repo"
+
+
+def load(*args: Any, **kwargs: Any) -> Any:
+    """`SAE.from_pretrained` as the plugin leaves it; type checkers know SAELens's own."""
+    from_pretrained: Any = SAE.from_pretrained
+    return from_pretrained(*args, **kwargs)
+
+
+def entry(saved: Path, **changes: Any) -> dict[str, Any]:
+    contents = {
+        str(path.relative_to(saved)): path.read_bytes()
+        for path in saved.rglob("*")
+        if path.suffix in (".json", ".safetensors")
+    }
+    sae = {
+        "id": "hook",
+        "path": FOLDER,
+        "meta_path": f"{FOLDER}/meta",
+        "l0": 4.0,
+        "explained_variance": 0.8,
+        "files": {n: hashlib.sha256(c).hexdigest() for n, c in contents.items()},
+    }
+    return {
+        "name": NAME,
+        "repo_id": REPO,
+        "revision": COMMIT,
+        "published": True,
+        "model": "a model",
+        "hook": "blocks.0.hook",
+        "licence": "mit",
+        "paper": "https://arxiv.org/abs/2604.03436",
+        "training": "80 steps",
+        "command": "sae-lens-meta demo",
+        "saes": [sae],
+    } | changes
+
+
+def use_zoo(
+    entries: list[dict[str, Any]], path: Path, patch: pytest.MonkeyPatch
+) -> None:
+    path.write_text(yaml.safe_dump({"releases": entries}, sort_keys=False))
+    patch.setattr(releases, "zoo_path", lambda: path)
+    zoo.register_zoo()
+
+
+@pytest.fixture
+def hub(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[HubServer]:
+    """The release on a Hub of its own, nothing cached."""
+    use_zoo([entry(saved)], tmp_path / "zoo.yaml", monkeypatch)
+    with hub_server() as server:
+        for path in saved.rglob("*"):
+            if path.is_file():
+                name = str(path.relative_to(saved))
+                server.files[REPO, COMMIT, name] = path.read_bytes()
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield server
+    get_pretrained_saes_directory().pop(NAME, None)
+
+
+def same_weights(found: Any, folder: Path) -> bool:
+    wanted = SAE.load_from_disk(folder).state_dict()
+    return all(torch.equal(found.state_dict()[k], wanted[k]) for k in wanted)
+
+
+def test_a_release_loads_by_its_name_alone_and_its_meta_sae_too(
+    hub: HubServer, saved: Path
+) -> None:
+    sae = load(NAME)
+    assert same_weights(sae, saved / FOLDER)
+    assert same_weights(sae_lens_meta.load_meta_sae(NAME), saved / FOLDER / "meta")
+    hub.requests.clear()
+    with_cfg, cfg, sparsity = SAE.from_pretrained_with_cfg_and_sparsity(
+        NAME, "hook", dtype="bfloat16"
+    )
+    assert with_cfg.dtype == torch.bfloat16 and cfg["architecture"] == "jumprelu"
+    assert sparsity is None
+    assert not [r for r in hub.requests if r[0] == "GET"], "it was in the cache"
+    load(NAME, force_download=True)
+    assert len([r for r in hub.requests if r[0] == "GET"]) == 2
+    lookup = get_pretrained_saes_directory()[NAME]
+    assert (lookup.expected_l0, lookup.repo_id) == ({"hook": 4.0}, REPO)
+
+
+def cached(tmp_path: Path, name: str) -> Path:
+    return next((tmp_path / "cache").rglob(f"snapshots/*/{FOLDER}/{name}")).resolve()
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_damaged_file_in_the_cache_is_repaired_and_never_loaded(
+    saved: Path, tmp_path: Path
+) -> None:
+    load(NAME)
+    weights = cached(tmp_path, "sae_weights.safetensors")
+    content = weights.read_bytes()
+    for damaged in (content[:-100], content[:-1] + bytes([content[-1] ^ 1])):
+        weights.write_bytes(damaged)
+        assert same_weights(load(NAME), saved / FOLDER)
+        assert weights.read_bytes() == content
+
+
+def test_other_bytes_under_the_pinned_revision_are_refused(
+    hub: HubServer, saved: Path
+) -> None:
+    key = (REPO, COMMIT, f"{FOLDER}/sae_weights.safetensors")
+    good = hub.files[key]
+    hub.files[key] = good[:-1] + bytes([good[-1] ^ 1])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is not the file that was released"):
+            load(NAME)
+    hub.files[key] = good
+    assert same_weights(load(NAME), saved / FOLDER)
+
+
+def test_a_download_that_breaks_off_or_is_refused_leaves_nothing_half_done(
+    hub: HubServer, saved: Path
+) -> None:
+    hub.faults += ["500", "429", "truncate"]
+    for _ in range(4):
+        try:
+            sae = load(NAME)
+        except (OSError, ValueError):
+            continue
+        assert same_weights(sae, saved / FOLDER)
+        break
+    else:
+        pytest.fail("it never recovered")
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from sae_lens_meta import releases
+releases.zoo_path = lambda: Path(sys.argv[1])
+from sae_lens_meta import zoo
+zoo.register_zoo()
+from sae_lens import SAE
+print(float(SAE.from_pretrained("metasae-tiny").W_dec.sum()))
+"""
+
+
+@pytest.mark.slow
+def test_a_fresh_process_loads_it_and_another_does_so_offline(
+    hub: HubServer, saved: Path, tmp_path: Path
+) -> None:
+    def load_elsewhere(**environment: str) -> subprocess.CompletedProcess[str]:
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", OFFLINE, str(tmp_path / "zoo.yaml")],
+            env=os.environ | home | {"HF_ENDPOINT": hub.url} | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    empty = load_elsewhere(HF_HUB_OFFLINE="1")
+    assert empty.returncode == 1 and "offline" in empty.stderr.lower()
+    expected = float(SAE.load_from_disk(saved / FOLDER).W_dec.sum())
+    assert float(load_elsewhere().stdout) == pytest.approx(expected)
+    hub.files.clear()
+    assert float(load_elsewhere(HF_HUB_OFFLINE="1").stdout) == pytest.approx(expected)
+
+
+def test_a_release_without_weights_says_how_to_train_it() -> None:
+    zoo.register_zoo()
+    assert {r.name for r in sae_lens_meta.list_pretrained("metasae-g*")} == {
+        "metasae-gpt2l-l20",
+        "metasae-gemma2-9b-l23",
+    }
+    message = "do not exist yet. Train them with: sae-lens-meta train .* gpt2-large"
+    with pytest.raises(ValueError, match=message):
+        load("metasae-gpt2l-l20")
+    with pytest.raises(ValueError, match=message):
+        sae_lens_meta.load_meta_sae("metasae-gpt2l-l20")
+
+
+def test_a_wrong_name_suggests_near_ones() -> None:
+    with pytest.raises(ValueError, match="Did you mean metasae-gpt2l-l20"):
+        load("metasae-gpt2-l20")
+    with pytest.raises(ValueError, match="Did you mean .*gpt2-small-res-jb"):
+        load("gpt2-small-res-jp", "blocks.8.hook_resid_pre")
+    with pytest.raises(ValueError, match="There are: metasae-gpt2l-l20"):
+        sae_lens_meta.load_meta_sae("metasae-gpt2-l20")
+
+
+def test_stock_releases_are_as_they_were() -> None:
+    before = dict(get_pretrained_saes_directory())
+    zoo.register_zoo()
+    zoo.register_zoo()
+    directory = get_pretrained_saes_directory()
+    assert {k: v for k, v in directory.items() if k in before} == before
+    assert SAE.from_pretrained.__func__.wrapped_by_sae_lens_meta  # type: ignore[attr-defined]
+    assert not hasattr(
+        SAE.from_pretrained.__func__.__wrapped__,  # type: ignore[attr-defined]
+        "wrapped_by_sae_lens_meta",
+    ), "wrapped once"
+    with pytest.raises(TypeError, match="takes an sae_id as well"):
+        load("gpt2-small-res-jb")
+
+
+def test_a_saelens_that_has_changed_is_left_alone_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def changed(cls: Any, name: str) -> str:  # noqa: ARG001
+        return name
+
+    monkeypatch.setattr(SAE, "from_pretrained", classmethod(changed))
+    with pytest.warns(UserWarning, match="SAELens has changed SAE.from_pretrained"):
+        zoo.register_zoo()
+    assert load("x") == "x"
+
+
+def broken_zoo(saved: Path, tmp_path: Path, old: str, new: str) -> str:
+    text = yaml.safe_dump({"releases": [entry(saved)]}, sort_keys=False)
+    assert text.count(old) >= 1
+    path = tmp_path / "zoo.yaml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError) as error:
+        releases.load_zoo(path)
+    line = next(
+        i
+        for i, t in enumerate(path.read_text().splitlines(), 1)
+        if new.split("\n")[-1].strip() in t
+    )
+    message = str(error.value)
+    assert message.startswith(f"{path}, line {line}") or "stands twice" in message, (
+        message
+    )
+    return message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "licence: mit",
+            "license: mit",
+            "Extra inputs are not permitted|Field required",
+        ),
+        ("published: true", "published: maybe", "valid boolean"),
+        (f"repo_id: {REPO}", "repo_id: a/b/c", "Repo id"),
+        (f"repo_id: {REPO}", "repo_id: alone", "not of the form organisation/name"),
+        (f"revision: {COMMIT}", "revision: main", "the 40 digits of a commit"),
+        (f"path: {FOLDER}", "path: ../elsewhere", "not a plain path inside"),
+        (f"meta_path: {FOLDER}/meta", "meta_path: /etc", "not a plain path inside"),
+        ("hook: blocks.0.hook", "hook: blocks.0.hook\n  hook: twice", "stands twice"),
+    ],
+)
+def test_a_wrong_line_of_the_list_is_named(
+    saved: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert re.search(message, broken_zoo(saved, tmp_path, old, new))
+
+
+def test_files_must_be_safetensors_of_the_sae_with_a_sha256(
+    saved: Path, tmp_path: Path
+) -> None:
+    good = entry(saved)
+    files = good["saes"][0]["files"]
+    weights = f"{FOLDER}/sae_weights.safetensors"
+    cases = {
+        "is no file of the SAEs": files | {f"{FOLDER}/sae_weights.pt": "0" * 64},
+        "is no file of the SAEs in": files | {"elsewhere/cfg.json": "0" * 64},
+        "not a sha256": files | {weights: "abc"},
+        f"no sha256 of '{weights}'": {k: v for k, v in files.items() if k != weights},
+    }
+    for message, wrong in cases.items():
+        path = tmp_path / "zoo.yaml"
+        sae = good["saes"][0] | {"files": wrong}
+        path.write_text(yaml.safe_dump({"releases": [good | {"saes": [sae]}]}))
+        with pytest.raises(ValueError, match=message):
+            releases.load_zoo(path)
+    twice = yaml.safe_dump({"releases": [good, good]})
+    (tmp_path / "zoo.yaml").write_text(twice)
+    with pytest.raises(ValueError, match="'metasae-tiny' stands twice"):
+        releases.load_zoo(tmp_path / "zoo.yaml")
+    assert (
+        json.loads((saved / FOLDER / "cfg.json").read_text())["architecture"]
+        == "jumprelu"
+    )
