@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("jobs", nargs="*", default=list(JOBS), choices=list(JOBS))
     for name in parser.parse_args().jobs:
         with get_context("spawn").Pool(1) as pool:
-            print(pool.apply(run, (name,)))
+            print(pool.apply(run, (name,)), flush=True)
 
 
 if __name__ == "__main__":
