@@ -87,7 +87,8 @@ def random_dictionary(like: torch.Tensor, seed: int = 0) -> torch.Tensor:
 
 
 def _assign(cosines: np.ndarray) -> np.ndarray:
-    rows, columns = linear_sum_assignment(cosines, maximize=True)
+    # scipy wants float64, and would copy once more to negate
+    rows, columns = linear_sum_assignment(np.negative(cosines, dtype=np.float64))
     partner = np.full(len(cosines), -1, dtype=np.int64)
     partner[rows] = columns
     return partner
