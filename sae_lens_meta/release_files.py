@@ -4,8 +4,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.utils.sha import sha_fileobj
 
+from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.releases import Release, ReleasedSAE
 
 
@@ -43,7 +43,7 @@ def fetch_sae(
 
 def _bundled(release: Release, name: str, sha256: str) -> Path:
     path = Path(str(files("sae_lens_meta") / "bundled" / release.name / name))
-    if _sha256(path) != sha256:
+    if file_sha256(path) != sha256:
         raise ValueError(
             f"{name!r} of the bundled release {release.name!r} is damaged. Install "
             "sae-lens-meta again."
@@ -63,10 +63,10 @@ def _downloaded(release: Release, name: str, sha256: str, force: bool) -> Path:
         )
 
     path = download(force)
-    if _sha256(path) == sha256:
+    if file_sha256(path) == sha256:
         return path
     path = download(True)
-    if _sha256(path) == sha256:
+    if file_sha256(path) == sha256:
         return path
     path.resolve().unlink()
     path.unlink(missing_ok=True)
@@ -75,8 +75,3 @@ def _downloaded(release: Release, name: str, sha256: str, force: bool) -> Path:
         f"released as {release.name!r}: its sha256 differs. It was not loaded, and is "
         "downloaded anew by the next call."
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return sha_fileobj(file).hex()

@@ -1,5 +1,6 @@
 """Comparisons made by hand, for what reads them."""
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def compared(
         role=role,
         variant=variant or role,
         path=f"runs/{name}",
+        weights_sha256=sha256(name.encode()).hexdigest(),
         training={},
         evaluation=evaluation,
         phi_compared=summary,

@@ -43,6 +43,8 @@ def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
     ]
     with pytest.raises(ValueError, match="more than once: x/j"):
         entries_of({"joint": ["/x/j"], "solo": ["/x/y/../j"]})
+    with pytest.raises(ValueError, match="There is no solo SAE"):
+        entries_of({"joint": ["/x/j"], "solo": []})
 
 
 @pytest.mark.parametrize(

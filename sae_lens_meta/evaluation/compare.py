@@ -15,7 +15,12 @@ from simple_parsing import field
 from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.comparison import FORMAT, Comparison, Role
 from sae_lens_meta.evaluation.differences import differences
-from sae_lens_meta.evaluation.entries import check_comparable, named_entries, variants
+from sae_lens_meta.evaluation.entries import (
+    Entry,
+    check_comparable,
+    named_entries,
+    variants,
+)
 from sae_lens_meta.evaluation.family import Family
 from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
@@ -68,9 +73,10 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     an earlier one was killed.
 
     Raises:
-        ValueError: if the SAEs do not read the same activations, a path stands twice, solo
-            SAEs are of several settings, a decoder row has no direction, the text is empty, fewer than two latents fire
-            in all SAEs, or the folder keeps progress of another comparison.
+        ValueError: if there is no joint or no solo SAE, the SAEs do not read the same
+            activations, a path stands twice, solo SAEs are of several settings, a decoder
+            row has no direction, the text is empty, fewer than two latents fire in all
+            SAEs, or the folder keeps progress of another comparison.
         FileNotFoundError: if a path does not exist.
     """
     roles: dict[Role, list[Path]] = {
@@ -83,42 +89,30 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     has_model = source_cfg.model is not None
     check_comparable({e.name: saes[e.id] for e in entries}, any_model=has_model)
     variant = variants(entries, saes)
-    solo = next(e.id for e in entries if e.role == "solo")
-    split = Job(solo, next(e.id for e in entries if e.role == "joint"))
-    passes = plan_passes([split, *map(Job, saes)], saes, cfg.max_memory_gb)
     progress = cfg.output / "progress"
-    counted = {k: v for k, v in _plain(cfg).items() if k not in ("output", "min_fired")}
-    paths = [entry.path for entry in entries]
-    claim(
-        progress, fingerprint([counted, _plain(source_cfg)], paths, source_cfg.dataset)
+    claim(progress, _fingerprint(cfg, source_cfg, entries))
+
+    solo, joint = (
+        next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
+    split = Job(solo, joint)
     source = load_source(source_cfg, saes[solo])
+    passes = plan_passes([split, *map(Job, saes)], saes, cfg.max_memory_gb)
     run_passes(passes, saes, source, source_cfg.tokens, progress)
 
     family = Family(saes, source, progress, solo)
-    compared = family.compared_latents(cfg.min_fired)
-    results, resampled = [], {}
-    for e in entries:
-        result, resampled[e.name] = family.result(
-            e, variant[e.id], compared[e.id], cfg.ce_tokens
-        )
-        results.append(result)
+    latents = family.compared_latents(cfg.min_fired)
+    found = {
+        e.name: family.result(e, variant[e.id], latents[e.id], cfg.ce_tokens)
+        for e in entries
+    }
     splitting = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
-    metadata = saes[solo].cfg.metadata
-    comparison = Comparison(
-        format=FORMAT,
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions={"python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        source=_plain(source_cfg) | {"model": source_cfg.model or metadata.model_name},
-        hook=metadata.hook_name,
-        settings=_plain(cfg),
-        n_tokens=results[0].evaluation.reconstruction.n_tokens,
-        saes=results,
-        differences=[],
-        splitting=splitting,
-        vocabulary=family.vocabulary(splitting),
-    )
+    comparison = _new_comparison(cfg, source_cfg, saes[solo])
+    comparison.saes = [result for result, _ in found.values()]
+    comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
+    comparison.splitting = splitting
+    comparison.vocabulary = family.vocabulary(splitting)
+    resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
     comparison.warnings = _warnings(comparison, source_cfg, saes.values())
     comparison.verdict = verdict(comparison)
@@ -126,6 +120,31 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     write_report(comparison, cfg.output / "report.html")
     discard(progress)
     return comparison
+
+
+def _fingerprint(
+    cfg: CompareConfig, source_cfg: SourceConfig, entries: list[Entry]
+) -> str:
+    # what is counted does not depend on these two
+    counted = {k: v for k, v in _plain(cfg).items() if k not in ("output", "min_fired")}
+    paths = [entry.path for entry in entries]
+    return fingerprint([counted, _plain(source_cfg)], paths, source_cfg.dataset)
+
+
+def _new_comparison(
+    cfg: CompareConfig, source_cfg: SourceConfig, solo: SAE[Any]
+) -> Comparison:
+    """What the comparison is made with, without results."""
+    metadata = solo.cfg.metadata
+    return Comparison(
+        format=FORMAT,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions={"python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        source=_plain(source_cfg) | {"model": source_cfg.model or metadata.model_name},
+        hook=metadata.hook_name,
+        settings=_plain(cfg),
+    )
 
 
 def _warnings(

@@ -50,6 +50,7 @@ class ComparedSAE:
         role: `joint`, `solo`, or `solo_equal_l2`: a solo brought to the joint's L2.
         variant: SAEs of the same variant differ by their seed alone.
         path: as it was given.
+        weights_sha256: of its weights as saved, so that figures are never shown for others.
         training: its metadata's record of how it was trained.
         evaluation: its figures over all its latents.
         phi_compared: mean |phi| over its latents whose partners fire in every SAE compared.
@@ -66,6 +67,7 @@ class ComparedSAE:
     role: Role
     variant: str
     path: str
+    weights_sha256: str
     training: dict[str, Any]
     evaluation: Evaluation
     phi_compared: PhiSummary
@@ -156,10 +158,10 @@ class Comparison:
     source: dict[str, Any]
     hook: str
     settings: dict[str, Any]
-    n_tokens: int
-    saes: list[ComparedSAE]
-    differences: list[Difference]
-    splitting: list[CandidateWithContexts]
+    n_tokens: int = 0
+    saes: list[ComparedSAE] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    splitting: list[CandidateWithContexts] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     vocabulary: dict[int, str] = field(default_factory=dict)

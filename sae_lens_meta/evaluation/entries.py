@@ -40,8 +40,11 @@ def named_entries(roles: dict[Role, list[Path]]) -> list[Entry]:
     The SAEs in `roles`, named.
 
     Raises:
-        ValueError: if a path stands twice.
+        ValueError: if a path stands twice, or there is no joint or no solo SAE.
     """
+    for role in ("joint", "solo"):
+        if not roles.get(role):
+            raise ValueError(f"There is no {role} SAE to compare. Give at least one.")
     given: list[tuple[Role, Path]] = [
         (role, path) for role, paths in roles.items() for path in paths
     ]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter
 from sae_lens import SAE
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from sae_lens_meta.evaluation.comparison import (
     HEADLINE,
@@ -35,6 +36,7 @@ from sae_lens_meta.evaluation.phi import phi_histogram, summarize_phi
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.evaluation.splitting import SplitCandidate, splitting_candidates
 from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
+from sae_lens_meta.hashing import file_sha256
 
 T = TypeVar("T")
 
@@ -122,6 +124,7 @@ class Family:
             role=entry.role,
             variant=variant,
             path=str(entry.path),
+            weights_sha256=file_sha256(entry.path / SAE_WEIGHTS_FILENAME),
             training=training,
             evaluation=evaluation,
             phi_compared=summarize_phi(tally.counter, compared),
