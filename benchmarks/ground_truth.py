@@ -306,6 +306,24 @@ def print_tables(results: list[Result], console: Console) -> None:
         console.print(table)
 
 
+def print_summary(results: list[Result], console: Console) -> None:
+    """In how many settings the interval over seeds lies above or below 0."""
+    table = Table("figure, percent above", "above 0", "below 0", "least", "most")
+    settings = list(product(DATA, KS, JOINT))
+    for baseline, label in product(("solo", "equal L2"), FIGURES):
+        means, halves = [], []
+        for data, k, setting in settings:
+            values = percent_changes(results, data, k, setting)[label][baseline]
+            means.append(np.mean(values))
+            halves.append(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+        lower, upper = np.subtract(means, halves), np.add(means, halves)
+        counts = f"{(lower > 0).sum()}", f"{(upper < 0).sum()}"
+        ends = f"{min(means):+.1f}", f"{max(means):+.1f}"
+        table.add_row(f"{label}, {baseline}", *counts, *ends)
+    console.print(f"\nOf {len(settings)} settings:")
+    console.print(table)
+
+
 def plot(results: list[Result]) -> None:
     figure = Figure(figsize=(9, 7), layout="constrained")
     for ax, (data, k) in zip(
@@ -320,7 +338,9 @@ def plot(results: list[Result]) -> None:
         ax.set_title(f"{data}, k {k}")
         ax.set_xlabel("mean |phi|, % above solo at equal L2")
         ax.set_ylabel("MCC, % above solo at equal L2")
-    figure.axes[0].legend(title="lambda_2, sigma^2, meta_lr", fontsize=7)
+    labels = figure.axes[0].get_legend_handles_labels()
+    title = "lambda_2, sigma^2, meta_lr; a point is a seed"
+    figure.legend(*labels, title=title, loc="outside lower center", ncols=6)
     figure.savefig(PLOT, dpi=110)
 
 
@@ -333,6 +353,7 @@ def main() -> None:
         run_all(args.processes)
     results = load()
     print_tables(results, Console(width=140))
+    print_summary(results, Console(width=140))
     plot(results)
 
 

@@ -18,6 +18,7 @@ from sae_lens_meta.evaluation.compare import CompareConfig, compare
 from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.zoo import list_pretrained, releases_table
 
 
@@ -25,9 +26,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sae-lens-meta`; a wrong value ends it with a line, not a trace."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(args)
+        _dispatch([_underscored(arg) for arg in args])
     except (ValueError, OSError, ArgumentError, DatasetsError) as error:
         raise SystemExit(f"sae-lens-meta: {error}") from error
+
+
+def _underscored(arg: str) -> str:
+    """SAELens's options have underscores; the Hub's own, dashes: both are understood."""
+    name, equals, value = arg.partition("=")
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return name + equals + value
 
 
 def train(args: list[str]) -> None:
@@ -108,6 +117,9 @@ def _dispatch(args: list[str]) -> None:
     listing.add_argument(
         "pattern", nargs="?", default="*", help="for instance 'metasae-*'"
     )
+    publishing = commands.add_parser("publish", help=publish.__doc__)
+    publishing.add_argument("path", type=Path, help="folder of the joint SAE")
+    publishing.add_arguments(PublishConfig, dest="config")
     comparison = commands.add_parser("compare", help=compare_saved.__doc__)
     comparison.add_arguments(CompareConfig, dest="config")
     comparison.add_arguments(SourceConfig, dest="source")
@@ -121,6 +133,8 @@ def _dispatch(args: list[str]) -> None:
         calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
     elif parsed.command == "list":
         list_releases(parsed.pattern)
+    elif parsed.command == "publish":
+        publish(parsed.path, parsed.config, Console())
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:

@@ -1,6 +1,7 @@
 """pretrained.yaml: the list of releases, its types, and what can be wrong with it."""
 
 import re
+import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -42,7 +43,13 @@ def _inside(value: str) -> str:
     return value
 
 
-def _repo_id(value: str) -> str:
+def check_repo_id(value: str) -> str:
+    """
+    A repository on the Hub, `organisation/name`.
+
+    Raises:
+        ValueError: if it is not one.
+    """
     try:
         validate_repo_id(value)
     except HFValidationError as error:
@@ -114,12 +121,12 @@ class Release(_Strict):
         licence: of the weights.
         paper: URL.
         training: one sentence on how the SAEs were, or are to be, trained.
-        command: trains it.
+        command: trains it; may be left out where weights exist.
         saes: one or several.
     """
 
     name: str
-    repo_id: Annotated[str, AfterValidator(_repo_id)]
+    repo_id: Annotated[str, AfterValidator(check_repo_id)]
     revision: Revision | None = None
     published: bool
     bundled: bool = False
@@ -128,7 +135,7 @@ class Release(_Strict):
     licence: str
     paper: str
     training: str
-    command: str
+    command: str | None = None
     saes: list[ReleasedSAE]
 
     @model_validator(mode="after")
@@ -136,6 +143,8 @@ class Release(_Strict):
         if not self.saes:
             raise ValueError(f"{self.name!r} has no SAE")
         if not (self.published or self.bundled):
+            if self.command is None:
+                raise ValueError(f"{self.name!r} has no weights and no command")
             return self
         if self.published and self.revision is None:
             raise ValueError(f"{self.name!r} is published but has no revision")
@@ -194,6 +203,47 @@ def load_zoo(path: Path | None = None) -> Zoo:
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{path}, line {line}, {where}: {message}.") from error
+
+
+def entry_text(release: Release) -> str:
+    """A release as it stands in pretrained.yaml."""
+    plain = release.model_dump(exclude_defaults=True)
+    lines = yaml.safe_dump([plain], sort_keys=False, allow_unicode=True, width=100)
+    return textwrap.indent(lines, "  ")
+
+
+def write_release(release: Release, path: Path | None = None) -> Path:
+    """
+    Writes an entry of pretrained.yaml, in the place of the one of that name or at the end.
+
+    The other lines, comments included, stay as they are.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: if the list is not valid, before or with the entry; it is then untouched.
+    """
+    path = path or zoo_path()
+    names = [known.name for known in load_zoo(path).releases]
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    start = end = len(lines)
+    if release.name in names:
+        root: Any = yaml.compose(text, yaml.SafeLoader)
+        entries = root.value[0][1].value
+        place = names.index(release.name)
+        start = entries[place].start_mark.line
+        if place + 1 < len(names):
+            end = entries[place + 1].start_mark.line
+            while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+                end -= 1  # a comment belongs to what follows it
+    written = "".join([*lines[:start], entry_text(release), *lines[end:]])
+    part = path.with_suffix(".part")
+    part.write_text(written, encoding="utf-8")
+    load_zoo(part)
+    part.replace(path)
+    return path
 
 
 def _refuse_duplicate_keys(node: Any, path: Path) -> None:

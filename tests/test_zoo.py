@@ -20,7 +20,7 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 import sae_lens_meta
 from sae_lens_meta import MetaTrainingSAE, releases, zoo
 from tests.helpers import meta_config
-from tests.hub_server import HubServer, hub_server
+from tests.hub_server import Fault, HubServer
 
 REPO, NAME, FOLDER = "tests/metasae-tiny", "metasae-tiny", "blocks.0.hook"
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -78,22 +78,19 @@ def use_zoo(
 
 
 @pytest.fixture
-def hub(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def released(
+    hub: HubServer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[HubServer]:
     """The release on a Hub of its own, nothing cached."""
-    use_zoo([entry(saved)], tmp_path / "zoo.yaml", monkeypatch)
-    with hub_server() as server:
-        for path in saved.rglob("*"):
-            if path.is_file():
-                name = str(path.relative_to(saved))
-                server.files[REPO, COMMIT, name] = path.read_bytes()
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield server
+    files = {
+        str(path.relative_to(saved)): path.read_bytes()
+        for path in saved.rglob("*")
+        if path.is_file()
+    }
+    large = {name for name in files if name.endswith(".safetensors")}
+    commit = hub.new_repo(REPO).commit(files, large)
+    use_zoo([entry(saved, revision=commit)], tmp_path / "zoo.yaml", monkeypatch)
+    yield hub
     get_pretrained_saes_directory().pop(NAME, None)
 
 
@@ -103,20 +100,21 @@ def same_weights(found: Any, folder: Path) -> bool:
 
 
 def test_a_release_loads_by_its_name_alone_and_its_meta_sae_too(
-    hub: HubServer, saved: Path
+    released: HubServer, saved: Path
 ) -> None:
     sae = load(NAME)
     assert same_weights(sae, saved / FOLDER)
     assert same_weights(sae_lens_meta.load_meta_sae(NAME), saved / FOLDER / "meta")
-    hub.requests.clear()
+    released.requests.clear()
     with_cfg, cfg, sparsity = SAE.from_pretrained_with_cfg_and_sparsity(
         NAME, "hook", dtype="bfloat16"
     )
     assert with_cfg.dtype == torch.bfloat16 and cfg["architecture"] == "jumprelu"
     assert sparsity is None
-    assert not [r for r in hub.requests if r[0] == "GET"], "it was in the cache"
+    downloads = [r for r in released.requests if r[0] == "GET"]
+    assert not downloads, "it was in the cache"
     load(NAME, force_download=True)
-    assert len([r for r in hub.requests if r[0] == "GET"]) == 2
+    assert len([r for r in released.requests if r[0] == "GET"]) == 2
     lookup = get_pretrained_saes_directory()[NAME]
     assert (lookup.expected_l0, lookup.repo_id) == ({"hook": 4.0}, REPO)
 
@@ -125,7 +123,7 @@ def cached(tmp_path: Path, name: str) -> Path:
     return next((tmp_path / "cache").rglob(f"snapshots/*/{FOLDER}/{name}")).resolve()
 
 
-@pytest.mark.usefixtures("hub")
+@pytest.mark.usefixtures("released")
 def test_a_damaged_file_in_the_cache_is_repaired_and_never_loaded(
     saved: Path, tmp_path: Path
 ) -> None:
@@ -139,31 +137,35 @@ def test_a_damaged_file_in_the_cache_is_repaired_and_never_loaded(
 
 
 def test_other_bytes_under_the_pinned_revision_are_refused(
-    hub: HubServer, saved: Path
+    released: HubServer, saved: Path
 ) -> None:
-    key = (REPO, COMMIT, f"{FOLDER}/sae_weights.safetensors")
-    good = hub.files[key]
-    hub.files[key] = good[:-1] + bytes([good[-1] ^ 1])
+    weights = (saved / FOLDER / "sae_weights.safetensors").read_bytes()
+    key = (REPO, hashlib.sha256(weights).hexdigest())
+    released.objects[key] = weights[:-1] + bytes([weights[-1] ^ 1])
     for _ in range(2):
         with pytest.raises(ValueError, match="is not the file that was released"):
             load(NAME)
-    hub.files[key] = good
+    released.objects[key] = weights
     assert same_weights(load(NAME), saved / FOLDER)
 
 
-def test_a_download_that_breaks_off_or_is_refused_leaves_nothing_half_done(
-    hub: HubServer, saved: Path
+@pytest.mark.parametrize("kind", [500, 429, "truncate", "trickle", "stall", "die"])
+def test_a_download_that_is_disturbed_ends_whole_or_not_at_all(
+    released: HubServer, saved: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.faults += ["500", "429", "truncate"]
-    for _ in range(4):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    fault = Fault("GET /storage", kind, times=1, headers={"Retry-After": "0"})
+    released.faults.append(fault)
+    for _ in range(2):
         try:
             sae = load(NAME)
-        except (OSError, ValueError):
+        except OSError:
             continue
         assert same_weights(sae, saved / FOLDER)
         break
     else:
         pytest.fail("it never recovered")
+    assert fault.times == 0, "the fault was met"
 
 
 OFFLINE = """
@@ -180,13 +182,13 @@ print(float(SAE.from_pretrained("metasae-tiny").W_dec.sum()))
 
 @pytest.mark.slow
 def test_a_fresh_process_loads_it_and_another_does_so_offline(
-    hub: HubServer, saved: Path, tmp_path: Path
+    released: HubServer, saved: Path, tmp_path: Path
 ) -> None:
     def load_elsewhere(**environment: str) -> subprocess.CompletedProcess[str]:
         home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
         return subprocess.run(
             [sys.executable, "-c", OFFLINE, str(tmp_path / "zoo.yaml")],
-            env=os.environ | home | {"HF_ENDPOINT": hub.url} | environment,
+            env=os.environ | home | {"HF_ENDPOINT": released.url} | environment,
             capture_output=True,
             text=True,
         )
@@ -195,7 +197,7 @@ def test_a_fresh_process_loads_it_and_another_does_so_offline(
     assert empty.returncode == 1 and "offline" in empty.stderr.lower()
     expected = float(SAE.load_from_disk(saved / FOLDER).W_dec.sum())
     assert float(load_elsewhere().stdout) == pytest.approx(expected)
-    hub.files.clear()
+    released.repos.clear()
     assert float(load_elsewhere(HF_HUB_OFFLINE="1").stdout) == pytest.approx(expected)
 
 

@@ -31,6 +31,10 @@ class Interval:
     low: float
     high: float
 
+    def show(self, spec: str) -> str:
+        """Both ends as text, each in the format `spec`."""
+        return f"{format(self.low, spec)} to {format(self.high, spec)}"
+
 
 def half_samples(
     n_blocks: int, n_resamples: int = N_RESAMPLES, seed: int = 0

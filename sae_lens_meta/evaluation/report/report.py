@@ -77,9 +77,7 @@ def _cell(
 
 
 def _shown(interval: Interval | None, spec: str) -> str:
-    if interval is None:
-        return ""
-    return f"{format(interval.low, spec)} to {format(interval.high, spec)}"
+    return interval.show(spec) if interval else ""
 
 
 def _script_json(comparison: Comparison) -> str:

@@ -1,0 +1,155 @@
+"""What a release uploads: checked, without paths and secrets, in a folder to look at."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from sae_lens import SAE
+from sae_lens.constants import (
+    SAE_CFG_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+    SPARSITY_FILENAME,
+)
+
+from sae_lens_meta.checks import check_saved_sae
+from sae_lens_meta.evaluation.comparison import ComparedSAE, Comparison
+from sae_lens_meta.evaluation.report import write_report
+from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.publishing.scrub import scrubbed
+from sae_lens_meta.training_sae import META_FOLDER
+
+CARD = "README.md"
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+
+@dataclass
+class Package:
+    """
+    Files of a release.
+
+    Attributes:
+        folder: where they are.
+        hook: whose activations the SAE reads, also the name of its folder.
+        names: paths in the repository, which are those below `folder`.
+        metadata: of the SAE, scrubbed.
+        comparison: that measured it, scrubbed.
+        measured: the SAE's own part of it.
+    """
+
+    folder: Path
+    hook: str
+    names: list[str]
+    metadata: Mapping[str, Any]
+    comparison: Comparison
+    measured: ComparedSAE
+
+    @property
+    def meta_path(self) -> str:
+        """Folder of the meta SAE."""
+        return f"{self.hook}/{META_FOLDER}"
+
+    def sha256(self) -> dict[str, str]:
+        """Of every file, by name."""
+        return {name: file_sha256(self.folder / name) for name in self.names}
+
+
+def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
+    """
+    Checks a saved joint SAE and writes what is to be uploaded to `folder`, but for its card.
+
+    Args:
+        path: folder of the SAE, its meta SAE in `meta/`.
+        comparison_path: comparison.json that measured these weights.
+        folder: receives the files.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if an SAE is not one that stock SAELens loads, has no calibrated
+            thresholds or weights that are not finite, or the comparison is of others.
+    """
+    sae, meta_sae = _checked(path), _checked(path / META_FOLDER)
+    if not sae.cfg.metadata.calibration:
+        raise ValueError(
+            f"The thresholds of {path} are not calibrated. Run `sae-lens-meta calibrate "
+            f"{path}`, then `sae-lens-meta compare`, which must measure the new ones."
+        )
+    if meta_sae.cfg.d_in != sae.cfg.d_in:
+        raise ValueError(
+            f"{path / META_FOLDER} reads rows of {meta_sae.cfg.d_in} dimensions, but those "
+            f"of {path} have {sae.cfg.d_in}: it is the meta SAE of another SAE."
+        )
+    hook = sae.cfg.metadata.hook_name
+    if not hook:
+        raise ValueError(f"{path / SAE_CFG_FILENAME} does not record a hook_name.")
+    comparison = _scrubbed_comparison(comparison_path)
+    measured = _measured(comparison, path, comparison_path)
+    names = [
+        *_copied(path, folder, hook),
+        *_copied(path / META_FOLDER, folder, f"{hook}/{META_FOLDER}"),
+    ]
+    comparison.save(folder)
+    write_report(comparison, folder / "report.html")
+    names += ["comparison.json", "comparison.schema.json", "report.html"]
+    metadata = json.loads((folder / hook / SAE_CFG_FILENAME).read_text())["metadata"]
+    return Package(folder, hook, names, metadata, comparison, measured)
+
+
+def _checked(path: Path) -> SAE[Any]:
+    pickles = [f.name for f in path.glob("*") if f.suffix in PICKLES]
+    if pickles and not (path / SAE_WEIGHTS_FILENAME).exists():
+        raise ValueError(
+            f"{path} holds {pickles[0]}, a pickle, which is never published. Save the SAE "
+            f"with `save_model`, which writes {SAE_WEIGHTS_FILENAME}."
+        )
+    sae = check_saved_sae(path)
+    if not type(sae).__module__.startswith("sae_lens.") or not hasattr(
+        sae, "threshold"
+    ):
+        raise ValueError(
+            f"{path} is of architecture {sae.cfg.architecture()!r}. Only a jumprelu SAE, "
+            "which stock SAELens loads, can be published: save it with `save_inference_model`."
+        )
+    return sae
+
+
+def _scrubbed_comparison(path: Path) -> Comparison:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no {path}. Measure the SAE with `sae-lens-meta compare` and give its "
+            "output folder with --comparison."
+        )
+    plain = json.loads(path.read_text())
+    # words of the text that contexts are shown from: they are no paths of this machine
+    words = plain.pop("vocabulary", {})
+    return TypeAdapter(Comparison).validate_python(
+        scrubbed(plain) | {"vocabulary": words}
+    )
+
+
+def _measured(comparison: Comparison, path: Path, comparison_path: Path) -> ComparedSAE:
+    sha256 = file_sha256(path / SAE_WEIGHTS_FILENAME)
+    for sae in comparison.saes:
+        if sae.weights_sha256 == sha256:
+            return sae
+    raise ValueError(
+        f"{comparison_path} measured other weights than those of {path}, for instance from "
+        "before they were calibrated. Run `sae-lens-meta compare` again."
+    )
+
+
+def _copied(source: Path, folder: Path, path: str) -> list[str]:
+    """Copies the files of one SAE, its config scrubbed; their names in the repository."""
+    target = folder / path
+    target.mkdir(parents=True, exist_ok=True)
+    cfg = json.loads((source / SAE_CFG_FILENAME).read_text())
+    (target / SAE_CFG_FILENAME).write_text(json.dumps(scrubbed(cfg), indent=2) + "\n")
+    names = [SAE_CFG_FILENAME]
+    for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+            names.append(name)
+    return [f"{path}/{name}" for name in names]

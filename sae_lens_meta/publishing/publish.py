@@ -1,0 +1,156 @@
+"""One command from a measured SAE to a release."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+from sae_lens.constants import RUNNER_CFG_FILENAME
+
+from sae_lens_meta.publishing.card import PAPER, model_card
+from sae_lens_meta.publishing.package import CARD, Package, make_package
+from sae_lens_meta.publishing.scrub import scrubbed
+from sae_lens_meta.publishing.upload import upload
+from sae_lens_meta.releases import (
+    Release,
+    ReleasedSAE,
+    check_repo_id,
+    entry_text,
+    load_zoo,
+    write_release,
+)
+
+UNKNOWN = "unknown"
+
+
+@dataclass
+class PublishConfig:
+    """
+    What to publish, and where.
+
+    What is not given comes from the release's entry in pretrained.yaml, if it has one, and else
+    from the SAE's own metadata.
+
+    Args:
+        repo (str): Repository on the Hub, organisation/name; created if there is none.
+        release (str | None): Name of the release, whose entry in pretrained.yaml is written. By
+            default the repository's, and the entry is printed only.
+        private (bool): Create the repository private.
+        dry_run (bool): Prepare everything and show it, but upload and write nothing.
+        comparison (Path | None): Output folder of `compare`, which measured the SAE; by default
+            the SAE's own folder.
+        base_model (str | None): The language model's name on the Hub.
+        dataset (str | None): The training text's name on the Hub.
+        licence (str | None): Of the weights, as the Hub names licences.
+        training (str | None): A sentence on how the SAE was trained.
+        output (Path): Folder that receives the files as they are uploaded.
+    """
+
+    repo: str
+    release: str | None = None
+    private: bool = False
+    dry_run: bool = False
+    comparison: Path | None = None
+    base_model: str | None = None
+    dataset: str | None = None
+    licence: str | None = None
+    training: str | None = None
+    output: Path = Path("publish_out")
+
+
+def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
+    """
+    Publishes the joint SAE in the folder `path`, with its meta SAE and its figures.
+
+    Returns:
+        The release as it stands, or would stand, in pretrained.yaml.
+
+    Raises:
+        ValueError: if the repository's name is malformed, or as `make_package`.
+        FileNotFoundError: as `make_package`.
+        PublishError: as `upload`.
+    """
+    check_repo_id(cfg.repo)
+    comparison = (cfg.comparison or path) / "comparison.json"
+    package = make_package(path, comparison, cfg.output)
+    release = _release(path, cfg, package)
+    dataset = cfg.dataset or str(package.metadata.get("dataset_path") or UNKNOWN)
+    model_card(package, release, dataset).save(package.folder / CARD)
+    package.names.append(CARD)
+    console.print(_contents(package, cfg.repo))
+    if cfg.dry_run:
+        console.print(f"Nothing was uploaded. The files are in {cfg.output}.")
+    else:
+        commit = upload(package, cfg.repo, cfg.private, console.print)
+        release = release.model_copy(update={"revision": commit})
+    console.print("Entry of pretrained.yaml:\n")
+    console.print(entry_text(release), markup=False, highlight=False, soft_wrap=True)
+    if cfg.release and not cfg.dry_run:
+        console.print(f"Written: {write_release(release)}")
+    return release
+
+
+def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
+    """The entry, but for the commit, which is not known before it is made."""
+    name = cfg.release or cfg.repo.split("/")[1]
+    known = {release.name: release for release in load_zoo().releases}.get(name)
+    if known and known.hook != package.hook:
+        raise ValueError(
+            f"The release {name!r} is of the hook {known.hook!r}, but this SAE reads "
+            f"{package.hook!r}. Give another --release."
+        )
+    sae = ReleasedSAE(
+        id=package.hook,
+        path=package.hook,
+        meta_path=package.meta_path,
+        l0=round(package.measured.evaluation.reconstruction.l0, 2),
+        explained_variance=round(
+            package.measured.evaluation.reconstruction.explained_variance, 4
+        ),
+        files={
+            name: sha256
+            for name, sha256 in package.sha256().items()
+            if name.startswith(f"{package.hook}/")
+        },
+    )
+    return Release(
+        name=name,
+        repo_id=cfg.repo,
+        revision="0" * 40,
+        published=True,
+        model=cfg.base_model
+        or (known.model if known else str(package.metadata.get("model_name"))),
+        hook=package.hook,
+        licence=cfg.licence or (known.licence if known else UNKNOWN),
+        paper=known.paper if known else PAPER,
+        training=cfg.training
+        or (known.training if known else _training(path, package)),
+        command=known.command if known else None,
+        saes=[sae],
+    )
+
+
+def _training(path: Path, package: Package) -> str:
+    """A sentence from what the SAE and its runner recorded."""
+    settings, metadata = package.measured.training, package.metadata
+    tokens = ""
+    if (path / RUNNER_CFG_FILENAME).is_file():
+        runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
+        tokens = f"{runner['training_tokens']:,} tokens of "
+    return scrubbed(
+        f"{tokens}{metadata.get('dataset_path')}, context {metadata.get('context_size')}, "
+        f"k {settings.get('k'):g}, lambda_2 {settings.get('decomposability_coefficient'):g}, "
+        f"sigma^2 {settings.get('decomposability_bandwidth'):g}, meta SAE "
+        f"{settings.get('meta_d_sae'):,} / {settings.get('meta_k'):g}"
+    )
+
+
+def _contents(package: Package, repo: str) -> Table:
+    table = Table("file", "size", "sha256", title=f"For {repo}, in one commit")
+    for name, sha256 in package.sha256().items():
+        size = decimal((package.folder / name).stat().st_size)
+        table.add_row(name, size, sha256[:16])
+    return table

@@ -1,0 +1,173 @@
+"""The conversation with the Hub: one commit, verified, then tagged."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+)
+
+from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.publishing.package import Package
+
+ATTEMPTS = 4
+TRANSIENT = (429, 500, 502, 503, 504)
+T = TypeVar("T")
+
+
+class PublishError(OSError):
+    """The Hub refused, or could not be reached; the message says what to do."""
+
+
+def upload(
+    package: Package, repo: str, private: bool, say: Callable[[str], None]
+) -> str:
+    """
+    Brings a package to a repository on the Hub: all or nothing, and no more than once.
+
+    The commit is made on the head seen at the start and is refused where somebody else has
+    committed meanwhile. The tag, `v1` or the next number, is set after all files have been
+    downloaded again and compared; a tagged revision is a complete one. Run again after an
+    interruption, it does what is missing.
+
+    Args:
+        package: with its card.
+        repo: `organisation/name`; created if there is none.
+        private: whether it is created private.
+        say: shows a line to the user.
+
+    Returns:
+        The commit.
+
+    Raises:
+        PublishError: if the Hub refuses, cannot be reached, or has other bytes than were sent.
+    """
+    api = HfApi()
+    with _explained(repo, "No commit was confirmed, and a commit is all or nothing."):
+        _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True))
+        head = _patiently(lambda: api.model_info(repo)).sha
+        say(f"Uploading {len(package.names)} files to {repo}")
+        commit = _patiently(lambda: _commit(api, package, repo, head))
+    say(f"Committed as {commit}; downloading it again")
+    with _explained(repo, f"{commit} is there, but not verified and not tagged."):
+        _verify(package, repo, commit)
+        say(f"Verified; tagged {_tag(api, repo, commit)}")
+    return commit
+
+
+def _commit(api: HfApi, package: Package, repo: str, parent: str | None) -> str:
+    """The commit that has the package's files: a new one, or the head if it has them."""
+    # the client asks once per operation what is there: new ones find a commit whose
+    # answer was lost
+    operations = [
+        CommitOperationAdd(name, package.folder / name) for name in package.names
+    ]
+    return api.create_commit(
+        repo,
+        operations,
+        commit_message=f"Publish the SAE of {package.hook}",
+        parent_commit=parent,
+    ).oid
+
+
+def _verify(package: Package, repo: str, commit: str) -> None:
+    with TemporaryDirectory() as cache:
+        for name, sha256 in package.sha256().items():
+            path = _patiently(
+                lambda name=name: hf_hub_download(
+                    repo, name, revision=commit, cache_dir=cache
+                )
+            )
+            if file_sha256(Path(path)) != sha256:
+                raise PublishError(
+                    f"{name} in {repo} at {commit} is not the file that was sent: its "
+                    "sha256 differs. The revision was not tagged. Run the command again."
+                )
+
+
+def _tag(api: HfApi, repo: str, commit: str) -> str:
+    """The tag of `commit`: the one it has, or the next number."""
+    tags = _patiently(lambda: api.list_repo_refs(repo)).tags
+    for tag in tags:
+        if tag.target_commit == commit:
+            return tag.name
+    numbers = [int(t.name[1:]) for t in tags if re.fullmatch(r"v\d+", t.name)]
+    name = f"v{max(numbers, default=0) + 1}"
+    _patiently(lambda: api.create_tag(repo, tag=name, revision=commit, exist_ok=True))
+    return name
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """`call`, again after answers that pass: the client does so for some requests only."""
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        wait=_wait,
+        stop=stop_after_attempt(ATTEMPTS),
+        reraise=True,
+    )
+    return retrying(call)
+
+
+def _is_transient(error: BaseException) -> bool:
+    response = _response(error)
+    if response is None:  # no answer, unless the client did not even ask
+        return isinstance(error, Exception) and not isinstance(
+            error, ValueError | OfflineModeIsEnabled
+        )
+    return response.status_code in TRANSIENT
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds: as many as the Hub asks for, or more every time."""
+    error = state.outcome.exception() if state.outcome else None
+    response = _response(error)
+    asked = "" if response is None else response.headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else wait_exponential(max=8)(state)
+
+
+def _response(error: BaseException | None) -> Any:
+    """The Hub's answer that an error of the client comes from; None where there was none."""
+    while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response
+        error = error.__cause__
+    return None
+
+
+@contextmanager
+def _explained(repo: str, state: str) -> Iterator[None]:
+    """Says of whatever the client raises what it means for the release."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:  # of several HTTP libraries, as the client's versions go
+        response = _response(error)
+        status = None if response is None else response.status_code
+        what = _MEANING.get(status, "").format(repo=repo, org=repo.split("/")[0])
+        if not what:
+            answer = f"answered {status}" if status else "gave no answer"
+            what = f"The Hub {answer}: {str(error).strip().splitlines()[0]}"
+        raise PublishError(
+            f"{what} {state} Run the command again: it does what is missing."
+        ) from error
+
+
+_MEANING: dict[int | None, str] = {
+    401: "The Hub did not accept the token, or there is none. Run `hf auth login` with a "
+    "token that may write to {org}, or set HF_TOKEN.",
+    403: "The token may not write to {repo}. Use one that may write to {org}.",
+    404: "The Hub knows no {repo} that the token may see.",
+    412: "Somebody else has committed to {repo} meanwhile. Look at it first.",
+    429: f"The Hub asked {ATTEMPTS} times to slow down.",
+}

@@ -1,0 +1,539 @@
+"""From a folder to a release: what is uploaded, what is refused, what a fault leaves behind."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard, constants
+from rich.console import Console
+from sae_lens import SAE
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+from sae_lens_meta import releases, zoo
+from sae_lens_meta.calibration import calibrate
+from sae_lens_meta.cli import main
+from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.publishing import upload
+from sae_lens_meta.publishing.package import Package, make_package
+from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.publishing.upload import PublishError
+from tests.comparisons import compared, comparison
+from tests.helpers import meta_config, sparse_batches, train
+from tests.hub_server import STRANGER, WRITER, Fault, HubServer
+
+REPO, HOOK = "tests/metasae-tiny", "blocks.0.hook"
+WEIGHTS = "sae_weights.safetensors"
+METADATA = {
+    "hook_name": HOOK,
+    "model_name": "/home/ada/models/tiny",
+    "dataset_path": "../shared/corpus.jsonl.gz",
+    "context_size": 128,
+    "wandb_api_key": "0123456789abcdef0123",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A joint SAE, calibrated, its meta SAE, and a comparison that measured it."""
+    path = tmp_path_factory.mktemp("runs") / "joint"
+    train(meta_config(), 6).save_inference_model(path)
+    sae = SAE.load_from_disk(path)
+    for key, value in METADATA.items():
+        setattr(sae.cfg.metadata, key, value)
+    batches = sparse_batches(n=512)
+    calibrate(sae, [next(batches) for _ in range(4)])
+    sae.save_model(path)
+    write_comparison(path)
+    return path
+
+
+def write_comparison(path: Path) -> None:
+    joint = compared("joint", "joint", 5e-3, variant="joint, lambda_2 0.3")
+    joint.weights_sha256 = file_sha256(path / WEIGHTS)
+    joint.path = str(path)
+    sae = SAE.load_from_disk(path)
+    joint.training = sae.cfg.metadata.training_architecture_details
+    made = comparison([joint, compared("a", "solo", 6e-3), compared("b", "solo", 6e-3)])
+    made.source["dataset"] = "/home/ada/held_out.txt"
+    made.settings["output"] = str(path)
+    made.verdict = ["A sentence about the claim."]
+    made.warnings = ["A warning of the comparison."]
+    made.save(path)
+
+
+@pytest.fixture
+def path(trained: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    copy = tmp_path / "joint"
+    for file in trained.rglob("*.*"):
+        (copy / file.relative_to(trained)).parent.mkdir(parents=True, exist_ok=True)
+        (copy / file.relative_to(trained)).write_bytes(file.read_bytes())
+    return copy
+
+
+@pytest.fixture
+def list_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A list of releases of the test's own, with a comment."""
+    copy = tmp_path / "pretrained.yaml"
+    copy.write_text(releases.zoo_path().read_text())
+    monkeypatch.setattr(releases, "zoo_path", lambda: copy)
+    return copy
+
+
+@pytest.fixture
+def as_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a token that may write, and no waiting between attempts."""
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr(upload, "wait_exponential", lambda **_: lambda _: 0)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+
+
+@pytest.fixture
+def release(
+    hub: HubServer,
+    path: Path,
+    as_writer: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> Callable[..., Any]:
+    """Publishes `path` as the writer."""
+
+    def run(**changes: Any) -> Any:
+        cfg: dict[str, Any] = {"repo": REPO, "output": tmp_path / "out"} | changes
+        return publish(path, PublishConfig(**cfg), Console(quiet=True))
+
+    assert not hub.repos
+    return run
+
+
+def test_one_commit_holds_everything_is_tagged_and_loads_in_stock_saelens(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    entry = release()
+    repo = hub.repos[REPO]
+    assert len(repo.commits) == 2, "the Hub's own, and ours"
+    assert repo.tags == {"v1": repo.head} and entry.revision == repo.head
+    assert set(repo.files) - {".gitattributes"} == {
+        *(f"{HOOK}{d}/{f}" for d in ("", "/meta") for f in ("cfg.json", WEIGHTS)),
+        "README.md",
+        "comparison.json",
+        "comparison.schema.json",
+        "report.html",
+    }
+    local = SAE.load_from_disk(path)
+    for found, wanted in (
+        (SAE.from_pretrained(REPO, HOOK), local),
+        (SAE.from_pretrained(REPO, f"{HOOK}/meta"), SAE.load_from_disk(path / "meta")),
+    ):
+        assert all(
+            torch.equal(found.state_dict()[k], v)
+            for k, v in wanted.state_dict().items()
+        )
+    assert local.threshold.unique().numel() > 2, "thresholds of their own"  # type: ignore[union-attr, operator]
+
+
+def test_nothing_of_the_machine_and_no_secret_is_uploaded(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    release()
+    texts = {
+        name: content.decode()
+        for name, content in hub.repos[REPO].files.items()
+        if not name.endswith(".safetensors")
+    }
+    for name, text in texts.items():
+        for private in ("/home/ada", "../shared", str(path.parent), "0123456789abcdef"):
+            assert private not in text, (name, private)
+        assert WRITER not in text
+    cfg = json.loads(texts[f"{HOOK}/cfg.json"])
+    assert cfg["metadata"]["model_name"] == "tiny"
+    assert cfg["metadata"]["dataset_path"] == "corpus.jsonl.gz"
+    assert cfg["metadata"]["calibration"]["rule"] == "rate"
+
+
+def test_the_card_has_the_figures_of_the_comparison(
+    hub: HubServer, release: Callable[..., Any]
+) -> None:
+    release(base_model="org/tiny", dataset="org/text", licence="mit")
+    text = hub.repos[REPO].files["README.md"].decode()
+    card: Any = ModelCard(text)
+    data = card.data
+    assert (data.library_name, data.license) == ("saelens", "mit")
+    assert (data.base_model, data.datasets) == ("org/tiny", ["org/text"])
+    figures = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert figures["corrected_mean_abs_phi"] == 5e-3
+    assert figures["normalised_l2"] == 0.1
+    assert "| normalised L2 | 0.1000 | 0.0900 to 0.1100 | +0.0 % |" in text
+    assert "| corrected mean \\|phi\\| | 5.000e-03 |  | -16.7 % |" in text
+    for part in (
+        "A sentence about the claim.",
+        "A warning of the comparison.",
+        f'SAE.from_pretrained("{REPO}", "{HOOK}")',
+        "mean over 1 joint SAE of this setting to the mean over 2\nsolo SAEs",
+        "| decomposability_coefficient | 0.3 |",
+    ):
+        assert part in text, part
+    snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    exec(compile(snippet, "card", "exec"), {})  # the first one needs no plugin
+
+
+def test_the_entry_is_written_and_the_release_loads_by_its_name(
+    hub: HubServer,
+    release: Callable[..., Any],
+    list_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = list_path.read_text()
+    release(release="metasae-tiny")
+    after = list_path.read_text()
+    assert after.startswith(before), "the other entries and comments are as they were"
+    zoo.register_zoo()
+    load: Any = SAE.from_pretrained
+    online = load("metasae-tiny")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.repos.clear()
+    assert torch.equal(load("metasae-tiny").W_dec, online.W_dec)
+    get_pretrained_saes_directory().pop("metasae-tiny")
+
+
+def test_an_entry_that_exists_is_replaced_in_its_place(
+    list_path: Path, path: Path, release: Callable[..., Any]
+) -> None:
+    release(release="metasae-tiny", training="First")
+    release(release="metasae-tiny", training="Second")
+    text = list_path.read_text()
+    assert text.count("name: metasae-tiny") == 1
+    assert "Second" in text and "First" not in text
+    # the first of the list, whose successor and comments stay
+    first = releases.load_zoo(list_path).releases[0]
+    lines = text.replace(
+        "  - name: metasae-gemma", "  # a note\n  - name: metasae-gemma"
+    )
+    list_path.write_text(lines)
+    releases.write_release(first.model_copy(update={"training": "Third"}))
+    text = list_path.read_text()
+    assert "Third" in text and "  # a note\n  - name: metasae-gemma" in text
+    assert [r.name for r in releases.load_zoo(list_path).releases][::2] == [
+        first.name,
+        "metasae-tiny",
+    ]
+    other = first.model_copy(update={"repo_id": REPO, "saes": first.saes * 2})
+    before = list_path.read_text()
+    with pytest.raises(ValueError, match="stands twice"):
+        releases.write_release(other)
+    assert list_path.read_text() == before
+    with pytest.raises(ValueError, match="is of the hook 'blocks.20"):
+        release(release=first.name)
+    assert path.exists()
+
+
+def test_a_dry_run_shows_everything_and_asks_the_hub_nothing(
+    hub: HubServer, path: Path, list_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, output = list_path.read_text(), path.parent / "out"
+    main(
+        ["publish", str(path), "--repo", REPO, "--release", "metasae-tiny"]
+        + ["--dry-run", "--output", str(output)]
+    )
+    shown = capsys.readouterr().out
+    assert not hub.requests and list_path.read_text() == before
+    for name in ("README.md", "report.html", f"{HOOK}/meta/{WEIGHTS}"):
+        assert name in shown and (output / name).is_file()
+    assert file_sha256(output / HOOK / WEIGHTS)[:16] in shown
+    entry = yaml.safe_load(shown[shown.index("  - name:") :].split("Written")[0])
+    assert entry[0]["name"] == "metasae-tiny" and entry[0]["saes"][0]["l0"] == 32.0
+
+
+def test_running_again_adds_nothing_and_a_change_is_another_tag(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    first = release()
+    assert release().revision == first.revision
+    assert len(hub.repos[REPO].commits) == 2
+    sae = SAE.load_from_disk(path)
+    sae.W_dec.data *= 1.5  # type: ignore[operator]
+    sae.save_model(path)
+    write_comparison(path)
+    second = release()
+    assert hub.repos[REPO].tags == {"v1": first.revision, "v2": second.revision}
+
+
+@pytest.fixture(scope="module")
+def package(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """What `trained` uploads, prepared once."""
+    cfg = PublishConfig(REPO, output=tmp_path_factory.mktemp("out"), dry_run=True)
+    publish(trained, cfg, Console(quiet=True))
+    made = make_package(trained, trained / "comparison.json", cfg.output)
+    made.names.append("README.md")
+    return made
+
+
+@pytest.fixture
+def send(hub: HubServer, as_writer: None, package: Package) -> Callable[[], str]:  # noqa: ARG001
+    """Uploads it as the writer."""
+    return lambda: upload.upload(package, REPO, False, lambda _: None)
+
+
+PASSING = [
+    Fault("POST /api/repos/create", 500, 2),
+    Fault("POST .*/commit/", 500, 2),
+    Fault("POST .*/commit/", 429, 1, {"Retry-After": "0"}),
+    Fault("POST .*/commit/", "die", 1),
+    Fault("POST .*/commit/", "lost", 1),
+    Fault("PUT /storage/", 500, 2),
+    Fault("PUT /storage/", "die", 1),
+    Fault("POST .*/preupload/", 503, 1),
+    Fault("POST .*/objects/batch", 429, 1, {"Retry-After": "0"}),
+    Fault("GET .*/refs", 502, 1),
+    Fault("POST .*/tag/", 500, 1),
+    Fault("POST .*/tag/", "lost", 1),
+    Fault("GET /storage/", "truncate", 1),
+    Fault("GET .*/(resolve|storage)/", "trickle", 8),
+]
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda f: f"{f.request} {f.kind}")
+def test_a_fault_that_passes_does_not_show_in_what_is_published(
+    hub: HubServer, send: Callable[[], str], fault: Fault
+) -> None:
+    hub.faults.append(replace(fault))
+    commit = send()
+    repo = hub.repos[REPO]
+    assert hub.faults[0].times == 0, "the fault was met"
+    assert repo.tags == {"v1": repo.head} and commit == repo.head
+    assert len(repo.commits) == 2
+
+
+LASTING = {
+    "a server that is down": (Fault("POST .*/commit/", 503, 99), "answered 503"),
+    "one that dies in mid-upload": (
+        Fault("PUT /storage/", "die", 99),
+        "gave no answer",
+    ),
+    "one that asks to wait": (
+        Fault("POST .*/commit/", 429, 99, {"Retry-After": "0"}),
+        "asked 4 times to slow down",
+    ),
+    "a token that may only read": (
+        Fault("POST .*/preupload/", 403, 99),
+        "may not write",
+    ),
+    "a stale parent": (Fault("POST .*/commit/", 412, 99), "Somebody else"),
+    "a card it does not accept": (Fault("POST /api/validate", 400, 99), "Invalid meta"),
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_fault_that_lasts_leaves_the_repository_as_it_was(
+    hub: HubServer, send: Callable[[], str], name: str
+) -> None:
+    fault, message = LASTING[name]
+    old = hub.new_repo(REPO)
+    before = dict(old.files)
+    hub.faults.append(replace(fault))
+    with pytest.raises(PublishError, match=message) as error:
+        send()
+    assert "Run the command again" in str(error.value)
+    assert WRITER not in str(error.value)
+    assert old.files == before and not old.tags
+    hub.faults.clear()
+    assert old.tags == {} and send() == old.head
+    assert old.tags == {"v1": old.head}
+
+
+def test_what_was_not_published_is_not_listed(
+    hub: HubServer, release: Callable[..., Any], list_path: Path
+) -> None:
+    before = list_path.read_text()
+    hub.faults.append(Fault("POST .*/tag/", 403, 99))
+    with pytest.raises(PublishError, match="is there, but not verified and not tagged"):
+        release(release="metasae-tiny")
+    assert list_path.read_text() == before
+
+
+def test_somebody_elses_commit_in_between_is_not_overwritten(
+    hub: HubServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = hub.new_repo(REPO)
+    create = upload.HfApi.create_commit
+
+    def with_a_rival(self: Any, *args: Any, **kwargs: Any) -> Any:
+        repo.commit({**repo.files, "README.md": b"mine"}, set())
+        return create(self, *args, **kwargs)
+
+    monkeypatch.setattr(upload.HfApi, "create_commit", with_a_rival)
+    with pytest.raises(PublishError, match="Somebody else has committed"):
+        send()
+    assert repo.files["README.md"] == b"mine" and f"{HOOK}/{WEIGHTS}" not in repo.files
+
+
+def test_bytes_that_come_back_changed_are_not_tagged(
+    hub: HubServer, send: Callable[[], str], trained: Path
+) -> None:
+    class Damaging(dict[tuple[str, str], bytes]):
+        def __setitem__(self, key: tuple[str, str], content: bytes) -> None:
+            is_weights = key[1] == file_sha256(trained / WEIGHTS)
+            super().__setitem__(key, content[:-1] + b"!" if is_weights else content)
+
+    hub.objects = Damaging()
+    with pytest.raises(PublishError, match="is not the file that was sent.*not tagged"):
+        send()
+    assert not hub.repos[REPO].tags
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "did not accept the token, or there is none"),
+        ("hf_wrongwrongwrongwrong", "did not accept the token"),
+        (STRANGER, "may not write to tests/metasae-tiny"),
+    ],
+)
+def test_a_token_that_will_not_do_is_said_and_never_shown(
+    hub: HubServer,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(path / "no_token"))
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    out = ["--output", str(path.parent / "out")]
+    with pytest.raises(SystemExit, match=message) as error:
+        main(["publish", str(path), "--repo", REPO, *out])
+    shown = capsys.readouterr()
+    for text in (str(error.value), shown.out, shown.err):
+        assert token is None or token not in text
+    assert not hub.repos
+
+
+def no_meta(path: Path) -> None:
+    (path / "meta" / WEIGHTS).unlink()
+
+
+def not_calibrated(path: Path) -> None:
+    cfg = json.loads((path / "cfg.json").read_text())
+    del cfg["metadata"]["calibration"]
+    (path / "cfg.json").write_text(json.dumps(cfg))
+
+
+def not_finite(path: Path) -> None:
+    sae = SAE.load_from_disk(path)
+    sae.W_dec.data[0, 0] = float("nan")  # type: ignore[operator, index]
+    sae.save_model(path)
+
+
+def other_weights(path: Path) -> None:
+    sae = SAE.load_from_disk(path)
+    sae.W_dec.data *= 1.5  # type: ignore[operator]
+    sae.save_model(path)
+
+
+def a_pickle(path: Path) -> None:
+    (path / WEIGHTS).unlink()
+    torch.save({"W_dec": torch.zeros(2)}, path / "sae_weights.pt")
+
+
+def a_pickle_by_another_name(path: Path) -> None:
+    (path / WEIGHTS).write_bytes(pickle.dumps({"W_dec": [0.0]}))
+
+
+BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no cfg": (lambda p: (p / "cfg.json").unlink(), "it has no cfg.json"),
+    "no meta": (no_meta, f"meta is not a saved SAE: it has no {WEIGHTS}"),
+    "not calibrated": (not_calibrated, "not calibrated. Run `sae-lens-meta calibrate"),
+    "not finite": (not_finite, "W_dec of the SAE .* is not finite"),
+    "other weights": (other_weights, "measured other weights"),
+    "no comparison": (lambda p: (p / "comparison.json").unlink(), "Measure the SAE"),
+    "a pickle": (a_pickle, "a pickle, which is never published"),
+    "a pickle, renamed": (a_pickle_by_another_name, "truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_published_is_refused_before_the_hub_is_asked(
+    hub: HubServer, release: Callable[..., Any], path: Path, name: str
+) -> None:
+    spoil, message = BAD[name]
+    spoil(path)
+    with pytest.raises((ValueError, OSError), match=message):
+        release()
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("repo", ["alone", "a/b/c", "tests/", "tests/a--b", "../x/y"])
+def test_a_malformed_repository_is_refused(
+    release: Callable[..., Any], repo: str, hub: HubServer
+) -> None:
+    with pytest.raises(ValueError):
+        release(repo=repo)
+    assert not hub.requests
+
+
+WITH_LIST = """
+import sys
+from pathlib import Path
+from sae_lens_meta import releases
+path = Path(sys.argv.pop(1))
+releases.zoo_path = lambda: path
+"""
+PUBLISH = (
+    WITH_LIST
+    + """
+from sae_lens_meta.cli import main
+main()
+"""
+)
+LOAD = (
+    WITH_LIST
+    + """
+from sae_lens_meta import zoo
+zoo.register_zoo()  # importing the package has registered the real list
+from sae_lens import SAE
+print(float(SAE.from_pretrained("metasae-tiny").W_dec.double().sum()))
+"""
+)
+
+
+@pytest.mark.slow
+def test_published_by_one_process_it_loads_in_others_online_and_then_offline(
+    hub: HubServer, path: Path, tmp_path: Path, list_path: Path
+) -> None:
+    def run(
+        code: str, *args: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        hub_only = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", code, str(list_path), *args],
+            env=os.environ | hub_only | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    home, out = str(tmp_path / "writers_home"), str(tmp_path / "out")
+    options = ["--repo", REPO, "--release", "metasae-tiny", "--output", out]
+    published = run(
+        PUBLISH, "publish", str(path), *options, HF_TOKEN=WRITER, HF_HOME=home
+    )
+    assert published.returncode == 0, published.stderr
+    assert WRITER not in published.stdout + published.stderr
+    sums = []
+    for offline in ("0", "1"):
+        home = str(tmp_path / "readers_home")
+        loaded = run(LOAD, HF_HUB_OFFLINE=offline, HF_HOME=home)
+        assert loaded.returncode == 0, loaded.stderr
+        sums.append(float(loaded.stdout))
+        hub.repos.clear()
+    wanted = float(SAE.load_from_disk(path).W_dec.double().sum())  # type: ignore[operator]
+    assert sums == [wanted, wanted]
