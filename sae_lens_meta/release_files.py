@@ -41,11 +41,16 @@ def fetch_sae(
     return paths[0].parent
 
 
+def bundled_folder() -> Path:
+    """Where the releases are that travel inside the package."""
+    return Path(str(files("sae_lens_meta") / "bundled"))
+
+
 def _bundled(release: Release, name: str, sha256: str) -> Path:
-    path = Path(str(files("sae_lens_meta") / "bundled" / release.name / name))
-    if file_sha256(path) != sha256:
+    path = bundled_folder() / release.name / name
+    if not path.is_file() or file_sha256(path) != sha256:
         raise ValueError(
-            f"{name!r} of the bundled release {release.name!r} is damaged. Install "
+            f"{name!r} of the bundled release {release.name!r} is missing or damaged. Install "
             "sae-lens-meta again."
         )
     return path

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 import sae_lens_meta
-from sae_lens_meta import MetaTrainingSAE, releases, zoo
+from sae_lens_meta import MetaTrainingSAE, release_files, releases, zoo
 from tests.helpers import meta_config
 from tests.hub_server import Fault, HubServer
 
@@ -166,6 +167,26 @@ def test_a_download_that_is_disturbed_ends_whole_or_not_at_all(
     else:
         pytest.fail("it never recovered")
     assert fault.times == 0, "the fault was met"
+
+
+def test_a_bundled_release_needs_no_network_and_is_verified_too(
+    hub: HubServer, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_files, "bundled_folder", lambda: tmp_path / "bundled")
+    shutil.copytree(saved, tmp_path / "bundled" / NAME)
+    bundled = entry(saved, published=False, bundled=True, revision=None)
+    use_zoo([bundled], tmp_path / "zoo.yaml", monkeypatch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert same_weights(load(NAME), saved / FOLDER)
+    assert same_weights(sae_lens_meta.load_meta_sae(NAME), saved / FOLDER / "meta")
+    assert not hub.requests
+    weights = tmp_path / "bundled" / NAME / FOLDER / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    for spoil in (lambda: None, weights.unlink):
+        spoil()
+        with pytest.raises(ValueError, match="missing or damaged. Install"):
+            load(NAME)
+    get_pretrained_saes_directory().pop(NAME)
 
 
 OFFLINE = """

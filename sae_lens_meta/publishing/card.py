@@ -58,10 +58,11 @@ def _eval_results(comparison: Comparison, measured: ComparedSAE) -> list[EvalRes
             dataset_type=text,
             dataset_name=f"{comparison.n_tokens:,} held-out tokens of {text}",
             metric_type=_identifier(label),
-            metric_name=label.strip(),
+            metric_name=label,
             metric_value=float(figure.show(measured)),
         )
         for label, figure in HEADLINE.items()
+        if not label.startswith(" ")  # a part of the figure above it
     ]
 
 
@@ -78,7 +79,7 @@ def _rows(comparison: Comparison, measured: ComparedSAE) -> list[dict[str, Any]]
         percent = difference.percent if difference else None
         rows.append(
             {
-                "label": label.strip().replace("|", r"\|"),
+                "label": label.replace("|", r"\|").replace("  ", "– "),
                 "value": figure.show(measured),
                 "interval": _shown(measured.intervals.get(label), figure.format),
                 "difference": "" if percent is None else f"{percent:+.1f} %",

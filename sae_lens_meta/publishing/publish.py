@@ -83,10 +83,11 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
     console.print(_contents(package, cfg.repo))
     if cfg.dry_run:
         console.print(f"Nothing was uploaded. The files are in {cfg.output}.")
+        console.print("Entry of pretrained.yaml, zeros standing for the commit:\n")
     else:
         commit = upload(package, cfg.repo, cfg.private, console.print)
         release = release.model_copy(update={"revision": commit})
-    console.print("Entry of pretrained.yaml:\n")
+        console.print("Entry of pretrained.yaml:\n")
     console.print(entry_text(release), markup=False, highlight=False, soft_wrap=True)
     if cfg.release and not cfg.dry_run:
         console.print(f"Written: {write_release(release)}")
