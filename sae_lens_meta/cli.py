@@ -14,7 +14,23 @@ from simple_parsing import ArgumentParser
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.checks import check_dataset, check_hook, check_resume
 from sae_lens_meta.demo import DemoConfig, run_demo
-from sae_lens_meta.evaluation.compare import CompareConfig, compare
+from sae_lens_meta.evaluation.autointerp import (
+    AutointerpConfig,
+    autointerp,
+)
+from sae_lens_meta.evaluation.autointerp.asking import LimitReached
+from sae_lens_meta.evaluation.autointerp.judge import OpenAIJudge
+from sae_lens_meta.evaluation.autointerp.results import (
+    FILENAME,
+    autointerp_table,
+    show_difference,
+    show_usage,
+)
+from sae_lens_meta.evaluation.compare import (
+    CompareConfig,
+    add_autointerp,
+    compare,
+)
 from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
@@ -27,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch([_underscored(arg) for arg in args])
-    except (ValueError, OSError, ArgumentError, DatasetsError) as error:
+    except (ValueError, OSError, ArgumentError, DatasetsError, LimitReached) as error:
         raise SystemExit(f"sae-lens-meta: {error}") from error
 
 
@@ -90,6 +106,36 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     console.print("Written: " + ", ".join(str(cfg.output / name) for name in files))
 
 
+def interpret_saved(
+    named: list[str],
+    url: str,
+    model: str,
+    cfg: AutointerpConfig,
+    source: SourceConfig,
+    comparison: Path | None,
+) -> None:
+    """Lets a judge explain latents of one or two saved SAEs, and scores its explanations."""
+    paths = {}
+    for one in named:
+        name, equals, path = one.partition("=")
+        if not equals or not name or name in paths:
+            raise ValueError(
+                f"--sae takes NAME=PATH, each name once; got {one!r}. For instance --sae "
+                "joint=demo_out/joint."
+            )
+        paths[name] = Path(path)
+    found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
+    console = Console()
+    console.print(autointerp_table(found))
+    for difference in found.differences:
+        console.print(show_difference(difference))
+    console.print(show_usage(found.usage))
+    console.print(f"Written: {cfg.output / FILENAME}")
+    if comparison:
+        add_autointerp(found, comparison)
+        console.print(f"Written: {comparison / 'comparison.json'} and its report")
+
+
 def list_releases(pattern: str) -> None:
     """The releases that `SAE.from_pretrained` knows by name."""
     Console().print(releases_table(list_pretrained(pattern)))
@@ -113,6 +159,19 @@ def _dispatch(args: list[str]) -> None:
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
+    interpreting = commands.add_parser("autointerp", help=interpret_saved.__doc__)
+    interpreting.add_argument(
+        "--sae", action="append", required=True, help="NAME=PATH; give it once or twice"
+    )
+    interpreting.add_argument(
+        "--judge_url", required=True, help="for instance http://127.0.0.1:8000/v1"
+    )
+    interpreting.add_argument("--judge_model", required=True, help="its name there")
+    interpreting.add_argument(
+        "--comparison", type=Path, help="output of `compare` to add the scores to"
+    )
+    interpreting.add_arguments(AutointerpConfig, dest="config")
+    interpreting.add_arguments(SourceConfig, dest="source")
     listing = commands.add_parser("list", help=list_releases.__doc__)
     listing.add_argument(
         "pattern", nargs="?", default="*", help="for instance 'metasae-*'"
@@ -133,6 +192,15 @@ def _dispatch(args: list[str]) -> None:
         calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
     elif parsed.command == "list":
         list_releases(parsed.pattern)
+    elif parsed.command == "autointerp":
+        interpret_saved(
+            parsed.sae,
+            parsed.judge_url,
+            parsed.judge_model,
+            parsed.config,
+            parsed.source,
+            parsed.comparison,
+        )
     elif parsed.command == "publish":
         publish(parsed.path, parsed.config, Console())
     elif parsed.command == "compare":

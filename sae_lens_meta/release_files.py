@@ -70,7 +70,13 @@ def _downloaded(release: Release, name: str, sha256: str, force: bool) -> Path:
     path = download(force)
     if file_sha256(path) == sha256:
         return path
-    path = download(True)
+    try:
+        path = download(True)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} of the release {release.name!r} is damaged in the cache, and could not "
+            f"be downloaded again: {error}"
+        ) from error
     if file_sha256(path) == sha256:
         return path
     path.resolve().unlink()

@@ -22,7 +22,9 @@ from sae_lens.constants import (
     SAE_WEIGHTS_FILENAME,
     SPARSITY_FILENAME,
 )
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
+LOADER = "sae_lens_meta"  # what SAELens's directory calls our loader
 NEEDED_FILES = {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME}
 ALLOWED_FILES = {*NEEDED_FILES, SPARSITY_FILENAME}
 
@@ -36,7 +38,13 @@ def _matching(pattern: str, what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _inside(value: str) -> str:
+def check_inside(value: str) -> str:
+    """
+    A path inside a repository.
+
+    Raises:
+        ValueError: if it is absolute, leads out of it, or is not written plainly.
+    """
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or "\\" in value or str(path) != value:
         raise ValueError(f"{value!r} is not a plain path inside the repository")
@@ -59,13 +67,33 @@ def check_repo_id(value: str) -> str:
     return value
 
 
-Inside = Annotated[str, AfterValidator(_inside)]
+def check_release_name(value: str) -> str:
+    """
+    A name for `SAE.from_pretrained`.
+
+    Raises:
+        ValueError: if it has other characters than letters, digits, `.`, `-` and `_`, or is
+            that of a release of SAELens.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", value, re.ASCII):
+        raise ValueError(
+            f"{value!r} is no name for a release: letters, digits, '.', '-' and '_'"
+        )
+    known = get_pretrained_saes_directory().get(value)
+    if known is not None and known.conversion_func != LOADER:
+        raise ValueError(f"{value!r} is the name of a release of SAELens")
+    return value
+
+
+Inside = Annotated[str, AfterValidator(check_inside)]
 Sha256 = Annotated[str, _matching(r"[0-9a-f]{64}", "a sha256 in hexadecimal")]
 Revision = Annotated[str, _matching(r"[0-9a-f]{40}", "the 40 digits of a commit")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False
+    )
 
 
 class ReleasedSAE(_Strict):
@@ -125,7 +153,7 @@ class Release(_Strict):
         saes: one or several.
     """
 
-    name: str
+    name: Annotated[str, AfterValidator(check_release_name)]
     repo_id: Annotated[str, AfterValidator(check_repo_id)]
     revision: Revision | None = None
     published: bool
@@ -142,6 +170,8 @@ class Release(_Strict):
     def _weights_are_recorded_where_they_exist(self) -> "Release":
         if not self.saes:
             raise ValueError(f"{self.name!r} has no SAE")
+        if len({sae.id for sae in self.saes}) < len(self.saes):
+            raise ValueError(f"{self.name!r} has an SAE id twice")
         if not (self.published or self.bundled):
             if self.command is None:
                 raise ValueError(f"{self.name!r} has no weights and no command")
@@ -187,7 +217,10 @@ def load_zoo(path: Path | None = None) -> Zoo:
         ValueError: if it is not a list of releases, naming the line that is wrong.
     """
     path = path or zoo_path()
-    text = path.read_text(encoding="utf-8")
+    return _parsed(path.read_text(encoding="utf-8"), path)
+
+
+def _parsed(text: str, path: Path) -> Zoo:
     root = None
     try:
         root = yaml.compose(text, yaml.SafeLoader)
@@ -200,9 +233,9 @@ def load_zoo(path: Path | None = None) -> Zoo:
         errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         first = errors[0]
         line = _line_of(root, first["loc"])
-        where = ".".join(map(str, first["loc"]))
+        where = ", ".join([f"line {line}", ".".join(map(str, first["loc"]))])
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{path}, line {line}, {where}: {message}.") from error
+        raise ValueError(f"{path}, {where.strip(', ')}: {message}.") from error
 
 
 def entry_text(release: Release) -> str:
@@ -212,22 +245,21 @@ def entry_text(release: Release) -> str:
     return textwrap.indent(lines, "  ")
 
 
-def write_release(release: Release, path: Path | None = None) -> Path:
+def list_with(release: Release, path: Path | None = None) -> str:
     """
-    Writes an entry of pretrained.yaml, in the place of the one of that name or at the end.
+    The text of pretrained.yaml with an entry in the place of the one of that name, or at the end.
 
     The other lines, comments included, stay as they are.
 
-    Returns:
-        The file that was written.
-
     Raises:
-        ValueError: if the list is not valid, before or with the entry; it is then untouched.
+        ValueError: if the list is not valid, before or with the entry.
     """
     path = path or zoo_path()
     names = [known.name for known in load_zoo(path).releases]
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += "\n"
     start = end = len(lines)
     if release.name in names:
         root: Any = yaml.compose(text, yaml.SafeLoader)
@@ -236,12 +268,27 @@ def write_release(release: Release, path: Path | None = None) -> Path:
         start = entries[place].start_mark.line
         if place + 1 < len(names):
             end = entries[place + 1].start_mark.line
-            while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
-                end -= 1  # a comment belongs to what follows it
+        while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):
+            end -= 1  # a comment belongs to what follows it
     written = "".join([*lines[:start], entry_text(release), *lines[end:]])
+    _parsed(written, path)
+    return written
+
+
+def write_release(release: Release, path: Path | None = None) -> Path:
+    """
+    Writes pretrained.yaml as `list_with` has it.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: as `list_with`; the file is then untouched.
+    """
+    path = (path or zoo_path()).resolve()
+    written = list_with(release, path)
     part = path.with_suffix(".part")
     part.write_text(written, encoding="utf-8")
-    load_zoo(part)
     part.replace(path)
     return path
 

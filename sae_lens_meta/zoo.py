@@ -30,9 +30,8 @@ from sae_lens.loading.pretrained_saes_directory import (
 from safetensors.torch import load_file
 
 from sae_lens_meta.release_files import fetch_sae
-from sae_lens_meta.releases import Release, ReleasedSAE, load_zoo
+from sae_lens_meta.releases import LOADER, Release, ReleasedSAE, load_zoo
 
-LOADER = "sae_lens_meta"
 WRAPPED = ("from_pretrained", "from_pretrained_with_cfg_and_sparsity")
 
 
@@ -45,7 +44,9 @@ def list_pretrained(pattern: str = "*") -> list[Release]:
 
 def releases_table(releases: list[Release]) -> Table:
     """A line for each SAE."""
-    table = Table("release", "SAE id", "model", "L0", "explained variance", "weights")
+    table = Table()
+    for header in ("release", "SAE id", "model", "L0", "explained variance", "weights"):
+        table.add_column(header, overflow="fold")  # names are there to be copied
     for release in releases:
         weights = "no"
         if release.bundled:

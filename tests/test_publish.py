@@ -18,8 +18,9 @@ from huggingface_hub import ModelCard, constants
 from rich.console import Console
 from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from safetensors.torch import load_file, save_file
 
-from sae_lens_meta import releases, zoo
+from sae_lens_meta import MetaTrainingSAE, releases, zoo
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.cli import main
 from sae_lens_meta.hashing import file_sha256
@@ -27,6 +28,7 @@ from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.package import Package, make_package
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.publishing.upload import PublishError
+from sae_lens_meta.releases import NEEDED_FILES, check_release_name
 from tests.comparisons import compared, comparison
 from tests.helpers import meta_config, sparse_batches, train
 from tests.hub_server import STRANGER, WRITER, Fault, HubServer
@@ -64,6 +66,7 @@ def write_comparison(path: Path) -> None:
     sae = SAE.load_from_disk(path)
     joint.training = sae.cfg.metadata.training_architecture_details
     made = comparison([joint, compared("a", "solo", 6e-3), compared("b", "solo", 6e-3)])
+    made.hook = HOOK
     made.source["dataset"] = "/home/ada/held_out.txt"
     made.settings["output"] = str(path)
     made.verdict = ["A sentence about the claim."]
@@ -206,7 +209,7 @@ def test_the_entry_is_written_and_the_release_loads_by_its_name(
 
 
 def test_an_entry_that_exists_is_replaced_in_its_place(
-    list_path: Path, path: Path, release: Callable[..., Any]
+    list_path: Path, release: Callable[..., Any]
 ) -> None:
     release(release="metasae-tiny", training="First")
     release(release="metasae-tiny", training="Second")
@@ -228,12 +231,113 @@ def test_an_entry_that_exists_is_replaced_in_its_place(
     ]
     other = first.model_copy(update={"repo_id": REPO, "saes": first.saes * 2})
     before = list_path.read_text()
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="has an SAE id twice"):
         releases.write_release(other)
     assert list_path.read_text() == before
     with pytest.raises(ValueError, match="is of the hook 'blocks.20"):
         release(release=first.name)
-    assert path.exists()
+
+
+def test_a_listed_name_is_not_given_to_another_model_or_to_fewer_saes(
+    hub: HubServer, release: Callable[..., Any], list_path: Path
+) -> None:
+    entry = release(release="metasae-tiny")
+    n_requests = len(hub.requests)
+    with pytest.raises(
+        ValueError, match="of 'tiny', but this SAE reads .* of 'org/else'"
+    ):
+        release(release="metasae-tiny", base_model="org/else")
+    other = entry.saes[0].model_copy(update={"id": "other", "path": "o", "files": {}})
+    two = entry.model_copy(update={"saes": [*entry.saes, other]})
+    files = {
+        f"{d}/{f}": "0" * 64
+        for d in ("o", entry.saes[0].meta_path)
+        for f in NEEDED_FILES
+    }
+    other.files.update(files)
+    releases.write_release(two)
+    with pytest.raises(
+        ValueError, match="has the SAEs other too, which this would drop"
+    ):
+        release(release="metasae-tiny")
+    with pytest.raises(ValueError, match="stands twice"):
+        release(release="another-name")
+    assert list_path.with_suffix(".part").exists() is False
+    for name in ("gpt2-small-res-jb", "../x", "a b", ""):
+        with pytest.raises(ValueError, match="is no name|is the name of a release of"):
+            check_release_name(name)
+    assert len(hub.requests) == n_requests, "all of it before anything is uploaded"
+
+
+def test_a_repository_that_is_public_or_holds_another_sae_is_left_alone(
+    hub: HubServer, send: Callable[[], str], package: Package
+) -> None:
+    repo = hub.new_repo(REPO)
+    with pytest.raises(PublishError, match="exists and is public"):
+        upload.upload(package, REPO, True, lambda _: None)
+    repo.commit({**repo.files, "blocks.9/cfg.json": b"{}"}, set())
+    with pytest.raises(PublishError, match="holds another SAE, blocks.9/cfg.json"):
+        send()
+    assert f"{HOOK}/cfg.json" not in repo.files
+    hub.repos.clear()
+    upload.upload(package, REPO, True, lambda _: None)
+    assert hub.repos[REPO].private
+
+
+def test_what_an_earlier_sae_left_is_gone_and_sparsity_is_published(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    save_file({"sparsity": torch.zeros(64)}, path / "sparsity.safetensors")
+    release()
+    load: Any = SAE.from_pretrained_with_cfg_and_sparsity
+    assert torch.equal(load(REPO, HOOK)[2], torch.zeros(64))
+    (path / "sparsity.safetensors").unlink()
+    release()
+    assert f"{HOOK}/sparsity.safetensors" not in hub.repos[REPO].files
+    assert len(hub.repos[REPO].tags) == 2
+
+
+def test_a_rival_tag_is_not_taken_for_ours(
+    hub: HubServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_refs = upload.HfApi.list_repo_refs
+    rivals = ["v1"]
+
+    def with_a_rival(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = list_refs(self, *args, **kwargs)
+        repo = hub.repos[REPO]
+        for name in rivals:
+            repo.tags[name] = next(iter(repo.commits))
+        rivals.clear()
+        return found
+
+    monkeypatch.setattr(upload.HfApi, "list_repo_refs", with_a_rival)
+    commit = send()
+    assert hub.repos[REPO].tags["v2"] == commit != hub.repos[REPO].tags["v1"]
+
+
+def test_it_waits_as_long_as_the_hub_asks(
+    hub: HubServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("tenacity.nap.time.sleep", waited.append)
+    hub.faults.append(Fault("POST .*/commit/", 429, 1, {"Retry-After": "7"}))
+    send()
+    assert waited == [7]
+
+
+def test_verifying_reads_the_commit_from_the_hub_and_not_the_cache(
+    hub: HubServer, send: Callable[[], str], package: Package
+) -> None:
+    send()
+    downloads = [p for m, p in hub.requests if m == "GET" and "/resolve/" in p]
+    commit = hub.repos[REPO].head
+    small = [n for n in package.names if not n.endswith(".safetensors")]
+    assert {f"/{REPO}/resolve/{commit}/{name}" for name in small} == set(downloads)
+    hub.requests.clear()
+    send()
+    again = [p for m, p in hub.requests if m == "GET" and "/resolve/" in p]
+    assert sorted(again) == sorted(downloads)
 
 
 def test_a_dry_run_shows_everything_and_asks_the_hub_nothing(
@@ -241,8 +345,8 @@ def test_a_dry_run_shows_everything_and_asks_the_hub_nothing(
 ) -> None:
     before, output = list_path.read_text(), path.parent / "out"
     main(
-        ["publish", str(path), "--repo", REPO, "--release", "metasae-tiny"]
-        + ["--dry-run", "--output", str(output)]
+        ["publish", "--dry-run", str(path), "--repo", REPO, "--release", "metasae-tiny"]
+        + ["--output", str(output)]
     )
     shown = capsys.readouterr().out
     assert not hub.requests and list_path.read_text() == before
@@ -449,6 +553,43 @@ def a_pickle_by_another_name(path: Path) -> None:
     (path / WEIGHTS).write_bytes(pickle.dumps({"W_dec": [0.0]}))
 
 
+def noted(path: Path) -> None:
+    tensors = load_file(path / WEIGHTS)
+    save_file(tensors, path / WEIGHTS, metadata={"source": "/home/ada/x"})
+    write_comparison(path)
+
+
+def pickled_sparsity(path: Path) -> None:
+    torch.save({"sparsity": torch.zeros(64)}, path / "sparsity.safetensors")
+
+
+def other_meta(path: Path) -> None:
+    MetaTrainingSAE(meta_config(meta_d_sae=7)).save_inference_model(path.parent / "o")
+    for name in ("cfg.json", WEIGHTS):
+        (path.parent / "o" / "meta" / name).replace(path / "meta" / name)
+
+
+def change_comparison(path: Path, **changes: Any) -> None:
+    plain = json.loads((path / "comparison.json").read_text())
+    plain["saes"][0] |= {k: v for k, v in changes.items() if k in plain["saes"][0]}
+    plain |= {k: v for k, v in changes.items() if k in plain}
+    (path / "comparison.json").write_text(json.dumps(plain))
+
+
+def escaping_hook(path: Path) -> None:
+    cfg = json.loads((path / "cfg.json").read_text())
+    cfg["metadata"]["hook_name"] = "../../escaped"
+    (path / "cfg.json").write_text(json.dumps(cfg))
+
+
+def a_topk_sae(path: Path) -> None:
+    cfg = json.loads((path / "cfg.json").read_text()) | {"architecture": "standard"}
+    (path / "cfg.json").write_text(json.dumps(cfg))
+    tensors = load_file(path / WEIGHTS)
+    del tensors["threshold"]
+    save_file(tensors, path / WEIGHTS)
+
+
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no cfg": (lambda p: (p / "cfg.json").unlink(), "it has no cfg.json"),
     "no meta": (no_meta, f"meta is not a saved SAE: it has no {WEIGHTS}"),
@@ -457,6 +598,20 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "other weights": (other_weights, "measured other weights"),
     "no comparison": (lambda p: (p / "comparison.json").unlink(), "Measure the SAE"),
     "a pickle": (a_pickle, "a pickle, which is never published"),
+    "notes in the header": (noted, "carries the notes .'source'. in its header"),
+    "pickled sparsity": (pickled_sparsity, "it is no safetensors file"),
+    "another's meta SAE": (other_meta, "d_sae=7, which are not those of the meta SAE"),
+    "another hook": (lambda p: change_comparison(p, hook="x"), "on the hook 'x'"),
+    "a solo SAE": (
+        lambda p: change_comparison(p, role="solo"),
+        "has the SAE as 'solo'",
+    ),
+    "a hook that escapes": (escaping_hook, "not a plain path inside"),
+    "another architecture": (a_topk_sae, "of architecture 'standard'. Only a jumprelu"),
+    "no record of training": (
+        lambda p: change_comparison(p, training={}),
+        "does not record the .* Say how it was trained with --training",
+    ),
     "a pickle, renamed": (a_pickle_by_another_name, "truncated or damaged"),
 }
 
@@ -470,6 +625,15 @@ def test_what_cannot_be_published_is_refused_before_the_hub_is_asked(
     with pytest.raises((ValueError, OSError), match=message):
         release()
     assert not hub.requests
+
+
+def test_the_run_itself_is_not_written_over(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    before = (path / "comparison.json").read_bytes()
+    with pytest.raises(ValueError, match="Give another --output"):
+        release(output=path)
+    assert (path / "comparison.json").read_bytes() == before and not hub.requests
 
 
 @pytest.mark.parametrize("repo", ["alone", "a/b/c", "tests/", "tests/a--b", "../x/y"])

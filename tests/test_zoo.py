@@ -146,8 +146,51 @@ def test_other_bytes_under_the_pinned_revision_are_refused(
     for _ in range(2):
         with pytest.raises(ValueError, match="is not the file that was released"):
             load(NAME)
+    assert not list((Path(constants.HF_HUB_CACHE)).rglob("sae_weights.safetensors"))
     released.objects[key] = weights
     assert same_weights(load(NAME), saved / FOLDER)
+
+
+def test_the_pinned_revision_is_loaded_though_the_head_has_moved(
+    released: HubServer, saved: Path
+) -> None:
+    repo = released.repos[REPO]
+    moved = {name: b"{}" for name in repo.files}
+    repo.commit(moved, repo.large[repo.head])
+    assert same_weights(load(NAME), saved / FOLDER)
+
+
+@pytest.mark.parametrize(
+    "name", ["cfg.json", "meta/cfg.json", "meta/sae_weights.safetensors"]
+)
+def test_every_file_is_verified(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(release_files, "bundled_folder", lambda: tmp_path / "bundled")
+    shutil.copytree(saved, tmp_path / "bundled" / NAME)
+    bundled = entry(saved, published=False, bundled=True, revision=None)
+    use_zoo([bundled], tmp_path / "zoo.yaml", monkeypatch)
+    damaged = tmp_path / "bundled" / NAME / FOLDER / name
+    damaged.write_bytes(damaged.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="missing or damaged"):
+        load(NAME)
+        sae_lens_meta.load_meta_sae(NAME)
+    get_pretrained_saes_directory().pop(NAME)
+
+
+def test_a_damaged_file_is_said_to_be_damaged_offline_too(
+    released: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(NAME)
+    weights = cached(tmp_path, "sae_weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    released.repos.clear()
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(
+            ValueError, match="is damaged in the cache, and could not be"
+        ):
+            load(NAME)
 
 
 @pytest.mark.parametrize("kind", [500, 429, "truncate", "trickle", "stall", "die"])

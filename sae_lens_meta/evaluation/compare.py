@@ -13,10 +13,15 @@ from sae_lens import SAE
 from simple_parsing import field
 
 from sae_lens_meta.checks import check_saved_sae
-from sae_lens_meta.evaluation.comparison import FORMAT, Comparison, Role
+from sae_lens_meta.evaluation.autointerp.results import (
+    AutoInterpretation,
+    summarize,
+)
+from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.entries import (
     Entry,
+    Role,
     check_comparable,
     named_entries,
     variants,
@@ -120,6 +125,21 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     write_report(comparison, cfg.output / "report.html")
     discard(progress)
     return comparison
+
+
+def add_autointerp(found: AutoInterpretation, folder: Path) -> None:
+    """
+    Adds a judge's scores to the comparison.json in `folder` and writes its report anew.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it measured other SAEs.
+    """
+    comparison = Comparison.load(folder / "comparison.json")
+    names = {sae.weights_sha256: sae.name for sae in comparison.saes}
+    comparison.autointerp = summarize(found, names)
+    comparison.save(folder)
+    write_report(comparison, folder / "report.html")
 
 
 def _fingerprint(

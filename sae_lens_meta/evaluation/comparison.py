@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter
 from rich.table import Table
 
+from sae_lens_meta.evaluation.autointerp.results import AutointerpSummary
+from sae_lens_meta.evaluation.entries import Role
 from sae_lens_meta.evaluation.evaluate import FIGURES, Evaluation, Figure
 from sae_lens_meta.evaluation.histograms import Histogram
 from sae_lens_meta.evaluation.intervals import Interval
@@ -16,7 +18,6 @@ from sae_lens_meta.evaluation.splitting import SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
 FORMAT = 1
-Role = Literal["joint", "solo", "solo_equal_l2"]
 
 PHI = "corrected mean |phi|"
 L2 = "normalised L2"
@@ -150,6 +151,7 @@ class Comparison:
         verdict: what may be claimed about co-occurrence, a sentence for each joint variant.
         warnings: what the reader should know.
         vocabulary: text of the tokens that occur in contexts, by id.
+        autointerp: scores of a judge; None where none was asked.
     """
 
     format: int
@@ -165,6 +167,7 @@ class Comparison:
     verdict: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     vocabulary: dict[int, str] = field(default_factory=dict)
+    autointerp: AutointerpSummary | None = None
 
     def save(self, folder: Path) -> Path:
         """Writes comparison.json, and its JSON schema beside it."""

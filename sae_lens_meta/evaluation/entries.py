@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.comparison import Role
-
+Role = Literal["joint", "solo", "solo_equal_l2"]
 # what a joint variant is called by, where its SAEs record it
 _SHOWN = {
     "decomposability_coefficient": "lambda_2",

@@ -30,7 +30,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         library_name="saelens",
         license=release.licence,
         base_model=release.model,
-        datasets=[dataset] if "/" in dataset else None,
+        datasets=[dataset] if re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) else None,
         tags=["sparse-autoencoder", "interpretability", "arxiv:2604.03436"],
         eval_results=_eval_results(comparison, measured),
     )

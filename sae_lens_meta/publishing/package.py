@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 from sae_lens import SAE
 from sae_lens.constants import (
@@ -14,15 +15,18 @@ from sae_lens.constants import (
     SAE_WEIGHTS_FILENAME,
     SPARSITY_FILENAME,
 )
+from safetensors import SafetensorError, safe_open
 
 from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.comparison import ComparedSAE, Comparison
 from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing.scrub import scrubbed
+from sae_lens_meta.releases import check_inside
 from sae_lens_meta.training_sae import META_FOLDER
 
 CARD = "README.md"
+BESIDE = ("comparison.json", "comparison.schema.json", "report.html", CARD)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
 
@@ -72,28 +76,41 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
             thresholds or weights that are not finite, or the comparison is of others.
     """
     sae, meta_sae = _checked(path), _checked(path / META_FOLDER)
+    if folder.resolve() in (path.resolve(), comparison_path.parent.resolve()):
+        raise ValueError(
+            f"{folder} holds what is to be published. Give another --output."
+        )
     if not sae.cfg.metadata.calibration:
         raise ValueError(
             f"The thresholds of {path} are not calibrated. Run `sae-lens-meta calibrate "
             f"{path}`, then `sae-lens-meta compare`, which must measure the new ones."
         )
-    if meta_sae.cfg.d_in != sae.cfg.d_in:
+    trained_with = sae.cfg.metadata.training_architecture_details or {}
+    shape = (meta_sae.cfg.d_in, meta_sae.cfg.d_sae)
+    if shape != (sae.cfg.d_in, trained_with.get("meta_d_sae", shape[1])):
         raise ValueError(
-            f"{path / META_FOLDER} reads rows of {meta_sae.cfg.d_in} dimensions, but those "
-            f"of {path} have {sae.cfg.d_in}: it is the meta SAE of another SAE."
+            f"{path / META_FOLDER} has d_in={shape[0]} and d_sae={shape[1]}, which are not "
+            f"those of the meta SAE that {path} was trained with: it belongs to another SAE."
         )
     hook = sae.cfg.metadata.hook_name
     if not hook:
         raise ValueError(f"{path / SAE_CFG_FILENAME} does not record a hook_name.")
+    if check_inside(hook) in BESIDE:
+        raise ValueError(f"The hook {hook!r} cannot be the name of a folder.")
     comparison = _scrubbed_comparison(comparison_path)
     measured = _measured(comparison, path, comparison_path)
+    if comparison.hook != hook or measured.role != "joint":
+        raise ValueError(
+            f"{comparison_path} has the SAE as {measured.role!r} on the hook "
+            f"{comparison.hook!r}; what is published is a joint SAE, on {hook!r}."
+        )
     names = [
         *_copied(path, folder, hook),
         *_copied(path / META_FOLDER, folder, f"{hook}/{META_FOLDER}"),
     ]
     comparison.save(folder)
     write_report(comparison, folder / "report.html")
-    names += ["comparison.json", "comparison.schema.json", "report.html"]
+    names += [name for name in BESIDE if name != CARD]
     metadata = json.loads((folder / hook / SAE_CFG_FILENAME).read_text())["metadata"]
     return Package(folder, hook, names, metadata, comparison, measured)
 
@@ -113,7 +130,35 @@ def _checked(path: Path) -> SAE[Any]:
             f"{path} is of architecture {sae.cfg.architecture()!r}. Only a jumprelu SAE, "
             "which stock SAELens loads, can be published: save it with `save_inference_model`."
         )
+    for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):
+        if (path / name).exists():
+            _check_tensors(path / name, sae.cfg.d_sae)
     return sae
+
+
+def _check_tensors(path: Path, d_sae: int) -> None:
+    """A safetensors file carries free text too, and sparsity is loaded by SAELens as it is."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = {k: v for k, v in (file.metadata() or {}).items() if k != "format"}
+            sparsity = (
+                file.get_tensor("sparsity") if path.name == SPARSITY_FILENAME else None
+            )
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is no safetensors file, or damaged."
+        ) from error
+    if notes:
+        raise ValueError(
+            f"{path} carries the notes {sorted(notes)} in its header, which would be "
+            "published. Save the SAE again with `save_model`."
+        )
+    if sparsity is not None and (
+        sparsity.shape != (d_sae,) or not torch.isfinite(sparsity).all()
+    ):
+        raise ValueError(
+            f"{path} is not one finite number for each of {d_sae} latents."
+        )
 
 
 def _scrubbed_comparison(path: Path) -> Comparison:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from sae_lens.constants import RUNNER_CFG_FILENAME
+from simple_parsing import field
 
 from sae_lens_meta.publishing.card import PAPER, model_card
 from sae_lens_meta.publishing.package import CARD, Package, make_package
@@ -19,11 +20,19 @@ from sae_lens_meta.releases import (
     ReleasedSAE,
     check_repo_id,
     entry_text,
+    list_with,
     load_zoo,
     write_release,
 )
 
 UNKNOWN = "unknown"
+RECORDED = {
+    "k",
+    "decomposability_coefficient",
+    "decomposability_bandwidth",
+    "meta_d_sae",
+    "meta_k",
+}
 
 
 @dataclass
@@ -31,8 +40,8 @@ class PublishConfig:
     """
     What to publish, and where.
 
-    What is not given comes from the release's entry in pretrained.yaml, if it has one, and else
-    from the SAE's own metadata.
+    Model and licence, where they are not given, come from the release's entry in
+    pretrained.yaml, if it has one; everything else from the SAE's own metadata.
 
     Args:
         repo (str): Repository on the Hub, organisation/name; created if there is none.
@@ -51,8 +60,8 @@ class PublishConfig:
 
     repo: str
     release: str | None = None
-    private: bool = False
-    dry_run: bool = False
+    private: bool = field(default=False, action="store_true")
+    dry_run: bool = field(default=False, action="store_true")
     comparison: Path | None = None
     base_model: str | None = None
     dataset: str | None = None
@@ -77,12 +86,16 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
     comparison = (cfg.comparison or path) / "comparison.json"
     package = make_package(path, comparison, cfg.output)
     release = _release(path, cfg, package)
-    dataset = cfg.dataset or str(package.metadata.get("dataset_path") or UNKNOWN)
+    if cfg.release:
+        list_with(
+            release
+        )  # what is wrong with the entry must not show after the upload
+    dataset = scrubbed(cfg.dataset or package.metadata.get("dataset_path") or UNKNOWN)
     model_card(package, release, dataset).save(package.folder / CARD)
     package.names.append(CARD)
     console.print(_contents(package, cfg.repo))
     if cfg.dry_run:
-        console.print(f"Nothing was uploaded. The files are in {cfg.output}.")
+        console.print("Nothing was uploaded. The files are in", cfg.output)
         console.print("Entry of pretrained.yaml, zeros standing for the commit:\n")
     else:
         commit = upload(package, cfg.repo, cfg.private, console.print)
@@ -96,13 +109,11 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
 
 def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
     """The entry, but for the commit, which is not known before it is made."""
-    name = cfg.release or cfg.repo.split("/")[1]
-    known = {release.name: release for release in load_zoo().releases}.get(name)
-    if known and known.hook != package.hook:
-        raise ValueError(
-            f"The release {name!r} is of the hook {known.hook!r}, but this SAE reads "
-            f"{package.hook!r}. Give another --release."
-        )
+    listed = {known.name: known for known in load_zoo().releases}
+    known = listed.get(cfg.release) if cfg.release else None
+    model = str(package.metadata.get("model_name") or UNKNOWN)
+    if known:
+        _check_same(known, package.hook, model, cfg.base_model)
     sae = ReleasedSAE(
         id=package.hook,
         path=package.hook,
@@ -118,34 +129,53 @@ def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
         },
     )
     return Release(
-        name=name,
+        name=cfg.release or cfg.repo.split("/")[1],
         repo_id=cfg.repo,
         revision="0" * 40,
         published=True,
-        model=cfg.base_model
-        or (known.model if known else str(package.metadata.get("model_name"))),
+        model=scrubbed(cfg.base_model or (known.model if known else model)),
         hook=package.hook,
         licence=cfg.licence or (known.licence if known else UNKNOWN),
         paper=known.paper if known else PAPER,
-        training=cfg.training
-        or (known.training if known else _training(path, package)),
+        training=scrubbed(cfg.training or _training(path, package)),
         command=known.command if known else None,
         saes=[sae],
     )
 
 
+def _check_same(known: Release, hook: str, model: str, base_model: str | None) -> None:
+    """A name that is listed stays the name of what it is listed as."""
+    wanted = (base_model or model).split("/")[-1]
+    if known.hook != hook or known.model.split("/")[-1] != wanted:
+        raise ValueError(
+            f"The release {known.name!r} is of the hook {known.hook!r} of {known.model!r}, but "
+            f"this SAE reads {hook!r} of {base_model or model!r}. Give another --release, or "
+            "the model's name on the Hub with --base_model."
+        )
+    if others := [sae.id for sae in known.saes if sae.id != hook]:
+        raise ValueError(
+            f"The release {known.name!r} has the SAEs {', '.join(others)} too, which this "
+            "would drop. Give another --release."
+        )
+
+
 def _training(path: Path, package: Package) -> str:
     """A sentence from what the SAE and its runner recorded."""
     settings, metadata = package.measured.training, package.metadata
+    if missing := sorted(RECORDED - set(settings)):
+        raise ValueError(
+            f"{path} does not record the {missing[0]} that it was trained with. Say how it "
+            "was trained with --training."
+        )
     tokens = ""
     if (path / RUNNER_CFG_FILENAME).is_file():
         runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
-        tokens = f"{runner['training_tokens']:,} tokens of "
-    return scrubbed(
+        tokens = f"{runner.get('training_tokens', 0):,} tokens of "
+    return (
         f"{tokens}{metadata.get('dataset_path')}, context {metadata.get('context_size')}, "
-        f"k {settings.get('k'):g}, lambda_2 {settings.get('decomposability_coefficient'):g}, "
-        f"sigma^2 {settings.get('decomposability_bandwidth'):g}, meta SAE "
-        f"{settings.get('meta_d_sae'):,} / {settings.get('meta_k'):g}"
+        f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
+        f"sigma^2 {settings['decomposability_bandwidth']:g}, meta SAE "
+        f"{settings['meta_d_sae']:,} / {settings['meta_k']:g}"
     )
 
 

@@ -8,18 +8,20 @@ from typing import Any
 from huggingface_hub import get_token
 
 REMOVED = "[removed]"
-_SECRET_VARIABLE = re.compile(r"(token|secret|password|passwd|key)$", re.I)
+_KINDS = r"secret|passwd|password|credentials?|api_?key|(access|private|wandb|hf)_key"
 # not just any token: configs also name those of a vocabulary
-_SECRET_ENTRY = re.compile(
-    r"(^|_)((hf|hub|api|auth|access|bearer)_token|secret|password|passwd|api_?key)$|^token$",
-    re.I,
+_SECRET_NAME = re.compile(
+    rf"(^|_)({_KINDS}|(hf|hub|api|auth|access|bearer|wandb|github)_token)(_|$)|^token$"
 )
-_SECRET = re.compile(r"\b(?:hf|sk|ghp|gho|glpat|github_pat)[_-][\w-]{16,}")
-_USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
-# a path that starts at the root, at home, or here: none of these is inside a URL or an id
-_START = r"(?:file://)?(?:~|\.{1,2}|[A-Za-z]:)?[/\\]"
+_SECRET = re.compile(
+    r"\b(?:hf|sk|gh[opsur]|glpat|github_pat|xox[abp])[_-][\w-]{16,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|(?<=[?&]token=)[^&\s]+"
+)
+_USER_OF_URL = re.compile(r"(?<=://)(?:[^\s/@:]+:\S*|[^\s/@]+)@")
+# a path that starts at the root, at a home, or here: none of these is inside a URL or an id
+_START = r"(?:file://)?(?:~[\w-]*|\.{1,2}|[A-Za-z]:)?[/\\](?!/)"
 _PATH = re.compile(
-    rf"(?<![\w:/.~\\-]){_START}[^\s/\\'\"](?:[^\s'\",;]*[^\s'\",;.:)\]])?"
+    rf"(?<![\w/.~\\-]){_START}[^\s/\\'\"](?:[^\s'\",;]*[^\s'\",;.:)\]])?"
 )
 
 
@@ -32,9 +34,15 @@ def scrubbed(value: Any) -> Any:
     forms, the token that `huggingface_hub` uses, the values of environment variables whose
     names say so, and the user in a URL.
     """
-    secrets = [v for k, v in os.environ.items() if _SECRET_VARIABLE.search(k)]
-    secrets = [s for s in (*secrets, get_token()) if s and len(s) >= 8]
-    return _scrubbed(value, secrets)
+    named = [v for k, v in os.environ.items() if _is_secret(k)]
+    secrets = {s for s in (*named, get_token()) if s and len(s) >= 8}
+    # a secret may begin with another one
+    return _scrubbed(value, sorted(secrets, key=len, reverse=True))
+
+
+def _is_secret(name: str) -> bool:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
+    return _SECRET_NAME.search(words) is not None
 
 
 def _scrubbed(value: Any, secrets: list[str]) -> Any:
@@ -42,7 +50,7 @@ def _scrubbed(value: Any, secrets: list[str]) -> Any:
         return {
             _text(str(key), secrets): _scrubbed(inner, secrets)
             for key, inner in value.items()
-            if not _SECRET_ENTRY.search(str(key))
+            if not _is_secret(str(key))
         }
     if isinstance(value, list | tuple):
         return [_scrubbed(inner, secrets) for inner in value]
@@ -53,10 +61,15 @@ def _text(text: str, secrets: list[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, REMOVED)
     text = _USER_OF_URL.sub("", _SECRET.sub(REMOVED, text))
-    if re.match(_START, text) and "\n" not in text:
+    if re.match(_START, text) and "\n" not in text and " --" not in text:
         return _last_part(text)  # all of it is a path, whatever spaces it has
-    text = text.replace(str(Path.home()), "~")
-    return _PATH.sub(lambda match: _last_part(match.group()), text)
+    text = _PATH.sub(lambda match: _last_part(match.group()), text)
+    home = Path.home()
+    if home != Path(
+        home.anchor
+    ):  # what is left stands behind something, as in -I/home/me
+        text = re.sub(rf"{re.escape(str(home))}(?=[/\\]|$)", "~", text)
+    return text
 
 
 def _last_part(path: str) -> str:

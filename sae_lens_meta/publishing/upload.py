@@ -7,7 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    hf_hub_download,
+)
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from tenacity import (
     RetryCallState,
@@ -55,22 +61,49 @@ def upload(
     api = HfApi()
     with _explained(repo, "No commit was confirmed, and a commit is all or nothing."):
         _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True))
-        head = _patiently(lambda: api.model_info(repo)).sha
+        head = _patiently(lambda: api.model_info(repo))
+        stale = _stale(package, repo, head, private)
         say(f"Uploading {len(package.names)} files to {repo}")
-        commit = _patiently(lambda: _commit(api, package, repo, head))
+        commit = _patiently(lambda: _commit(api, package, repo, head.sha, stale))
     say(f"Committed as {commit}; downloading it again")
     with _explained(repo, f"{commit} is there, but not verified and not tagged."):
         _verify(package, repo, commit)
-        say(f"Verified; tagged {_tag(api, repo, commit)}")
+        say(f"Verified; tagged {_patiently(lambda: _tag(api, repo, commit))}")
     return commit
 
 
-def _commit(api: HfApi, package: Package, repo: str, parent: str | None) -> str:
+def _stale(package: Package, repo: str, head: ModelInfo, private: bool) -> list[str]:
+    """
+    Files that an earlier SAE left in the package's folders.
+
+    Raises:
+        PublishError: if the repository is not one that this package may be written to.
+    """
+    if private and not head.private:
+        raise PublishError(
+            f"{repo} exists and is public, so that --private would not hold. Make it "
+            "private on the Hub first, or give another repository. Nothing was uploaded."
+        )
+    names = [file.rfilename for file in head.siblings or []]
+    mine = (f"{package.hook}/", f"{package.meta_path}/")
+    others = [n for n in names if n.endswith("/cfg.json") and not n.startswith(mine)]
+    if others:
+        raise PublishError(
+            f"{repo} holds another SAE, {others[0]}; its card and report would be replaced. "
+            "Give another repository. Nothing was uploaded."
+        )
+    return [n for n in names if n.startswith(mine) and n not in package.names]
+
+
+def _commit(
+    api: HfApi, package: Package, repo: str, parent: str | None, stale: list[str]
+) -> str:
     """The commit that has the package's files: a new one, or the head if it has them."""
     # the client asks once per operation what is there: new ones find a commit whose
     # answer was lost
     operations = [
-        CommitOperationAdd(name, package.folder / name) for name in package.names
+        *(CommitOperationAdd(name, package.folder / name) for name in package.names),
+        *(CommitOperationDelete(name) for name in stale),
     ]
     return api.create_commit(
         repo,
@@ -97,14 +130,15 @@ def _verify(package: Package, repo: str, commit: str) -> None:
 
 def _tag(api: HfApi, repo: str, commit: str) -> str:
     """The tag of `commit`: the one it has, or the next number."""
-    tags = _patiently(lambda: api.list_repo_refs(repo)).tags
-    for tag in tags:
-        if tag.target_commit == commit:
-            return tag.name
-    numbers = [int(t.name[1:]) for t in tags if re.fullmatch(r"v\d+", t.name)]
-    name = f"v{max(numbers, default=0) + 1}"
-    _patiently(lambda: api.create_tag(repo, tag=name, revision=commit, exist_ok=True))
-    return name
+    while True:
+        tags = api.list_repo_refs(repo).tags
+        for tag in tags:
+            if tag.target_commit == commit:
+                return tag.name
+        numbers = [int(t.name[1:]) for t in tags if re.fullmatch(r"v\d+", t.name)]
+        name = f"v{max(numbers, default=0) + 1}"
+        # one that somebody else has just set shows in the next round
+        api.create_tag(repo, tag=name, revision=commit, exist_ok=True)
 
 
 def _patiently(call: Callable[[], T]) -> T:
@@ -157,7 +191,8 @@ def _explained(repo: str, state: str) -> Iterator[None]:
         what = _MEANING.get(status, "").format(repo=repo, org=repo.split("/")[0])
         if not what:
             answer = f"answered {status}" if status else "gave no answer"
-            what = f"The Hub {answer}: {str(error).strip().splitlines()[0]}"
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            what = f"The Hub {answer}: {first_line}"
         raise PublishError(
             f"{what} {state} Run the command again: it does what is missing."
         ) from error

@@ -1,0 +1,5 @@
+"""Automated interpretability: a judge model explains latents and is tested on its explanations."""
+
+from sae_lens_meta.evaluation.autointerp.autointerp import AutointerpConfig, autointerp
+
+__all__ = ["AutointerpConfig", "autointerp"]

@@ -1,0 +1,165 @@
+"""Asking a judge: every reply kept on disk, no more at a time and in all than allowed."""
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from sae_lens_meta.evaluation.autointerp.judge import Judge
+from sae_lens_meta.evaluation.autointerp.prompts import Messages
+
+# the first attempt is the judge's best; a second one at 0 would only repeat it
+TEMPERATURES = (0.0, 0.7)
+
+
+@dataclass
+class Limits:
+    """
+    Attributes:
+        concurrency: requests in flight.
+        max_requests: made by this run, those answered from disk not counted; None for any.
+        max_tokens: read and written by the judge in this run; None for any.
+        price_read, price_written: dollars for a million tokens.
+    """
+
+    concurrency: int = 8
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    price_read: float = 0.0
+    price_written: float = 0.0
+
+
+@dataclass
+class Usage:
+    """
+    Attributes:
+        requests: made to the judge.
+        kept: answered from disk.
+        prompt_tokens: read by the judge.
+        completion_tokens: written by it.
+        cost: dollars, where prices were given.
+    """
+
+    requests: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class LimitReached(RuntimeError):
+    """A cap on requests or tokens stopped the run; what was asked is kept."""
+
+
+class Asker:
+    """
+    Asks `judge`, or finds its earlier reply in the file `path`.
+
+    A reply is kept under the hash of everything that asked for it: model, messages, schema,
+    temperature and length. So a killed run goes on where it was, and another one with the same
+    prompts costs nothing.
+    """
+
+    def __init__(self, judge: Judge, path: Path, limits: Limits):
+        self.judge = judge
+        self.limits = limits
+        self.usage = Usage()
+        self.bar = tqdm(desc=f"Asking {judge.model}", unit="reply")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._kept = sqlite3.connect(path)
+        self._kept.execute("PRAGMA journal_mode=WAL")
+        self._kept.execute(
+            "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT)"
+        )
+        self._free = asyncio.Semaphore(limits.concurrency)
+        self._in_flight: dict[str, asyncio.Future[str]] = {}
+
+    async def ask(
+        self, messages: Messages, schema: dict[str, Any], length: int, attempt: int = 0
+    ) -> tuple[str, str]:
+        """
+        The key and the text of a reply.
+
+        Args:
+            messages: the prompt.
+            schema: that the reply should follow.
+            length: tokens that the reply may have.
+            attempt: 0, or 1 where the first could not be read.
+
+        Raises:
+            LimitReached: if the reply is not kept and no more may be asked.
+            JudgeError: as the judge raises it.
+        """
+        request = {
+            "model": self.judge.model,
+            "messages": messages,
+            "schema": schema,
+            "max_tokens": length,
+            "temperature": TEMPERATURES[attempt],
+        }
+        stored = json.dumps(request, sort_keys=True, ensure_ascii=False)
+        key = hashlib.sha256(stored.encode()).hexdigest()
+        if key not in self._in_flight:
+            task = asyncio.ensure_future(self._reply(key, stored, request))
+            self._in_flight[key] = task
+        text = await self._in_flight[key]
+        self.bar.update()
+        return key, text
+
+    def close(self) -> None:
+        """Ends the progress bar and closes the file."""
+        self.bar.close()
+        self._kept.close()
+
+    async def _reply(self, key: str, stored: str, request: dict[str, Any]) -> str:
+        row = self._kept.execute(
+            "SELECT reply FROM replies WHERE key = ?", (key,)
+        ).fetchone()
+        if row is not None:
+            self.usage.kept += 1
+            return json.loads(row[0])["text"]
+        async with self._free:
+            self._check_limits()
+            self.usage.requests += 1
+            reply = await self.judge.generate(
+                request["messages"],
+                schema=request["schema"],
+                max_tokens=request["max_tokens"],
+                temperature=request["temperature"],
+            )
+        kept = {
+            "text": reply.text or "",
+            "prompt_tokens": getattr(reply, "prompt_tokens", 0),
+            "completion_tokens": getattr(reply, "completion_tokens", 0),
+        }
+        self.usage.prompt_tokens += kept["prompt_tokens"]
+        self.usage.completion_tokens += kept["completion_tokens"]
+        self.usage.cost += 1e-6 * (
+            self.limits.price_read * kept["prompt_tokens"]
+            + self.limits.price_written * kept["completion_tokens"]
+        )
+        with self._kept:
+            self._kept.execute(
+                "INSERT INTO replies VALUES (?, ?, ?)",
+                (key, stored, json.dumps(kept, ensure_ascii=False)),
+            )
+        return kept["text"]
+
+    def _check_limits(self) -> None:
+        used, limits = self.usage, self.limits
+        n_tokens = used.prompt_tokens + used.completion_tokens
+        if limits.max_requests is not None and used.requests >= limits.max_requests:
+            reached = f"--max-requests {limits.max_requests}"
+        elif limits.max_tokens is not None and n_tokens >= limits.max_tokens:
+            reached = f"--max-tokens {limits.max_tokens}"
+        else:
+            return
+        raise LimitReached(
+            f"{reached} is reached: {used.requests} requests, {n_tokens:,} tokens. Raise it "
+            "and run again: what was asked is kept."
+        )

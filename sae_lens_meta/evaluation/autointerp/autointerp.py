@@ -1,0 +1,353 @@
+"""Explains latents of one or two SAEs with a judge, scores the explanations, compares the SAEs."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from sae_lens import SAE
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
+
+from sae_lens_meta.checks import check_saved_sae
+from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
+from sae_lens_meta.evaluation.autointerp.contexts import (
+    ContextCollector,
+    ContextPlan,
+    LatentContexts,
+)
+from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
+from sae_lens_meta.evaluation.autointerp.judge import Judge
+from sae_lens_meta.evaluation.autointerp.paired import (
+    PairedDifference,
+    paired_difference,
+)
+from sae_lens_meta.evaluation.autointerp.prompts import VERSION
+from sae_lens_meta.evaluation.autointerp.results import (
+    FORMAT,
+    AutoInterpretation,
+    InterpretedSAE,
+)
+from sae_lens_meta.evaluation.autointerp.scoring import (
+    SCORES,
+    Examiner,
+    ScoredLatent,
+)
+from sae_lens_meta.evaluation.entries import check_comparable
+from sae_lens_meta.evaluation.matching import match_latents
+from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, load_source
+from sae_lens_meta.hashing import file_sha256
+
+N_QUARTERS = 4
+N_RATE_TOKENS = 8192  # that a control's firing rates are taken on
+Contexts = dict[int, LatentContexts | None]
+
+
+@dataclass
+class AutointerpConfig:
+    """
+    What to interpret and how.
+
+    Args:
+        latents (int): Latents of each SAE to ask about; of two SAEs, matched pairs.
+        output (Path): Folder that receives autointerp.json; every reply is kept there too.
+        window (int): Tokens of a window of text.
+        explaining (int): Windows to explain a latent from.
+        active (int): Windows to score with in which the latent fires.
+        boundary (int): Of those, the weakest.
+        silent (int): Windows to score with in which it does not.
+        shown (int): Windows in one question.
+        controls (bool): Score the explanations of other latents too, which must come out at chance.
+        random_directions (bool): Interpret an SAE of random directions too, which fire as often as
+            the first SAE's latents.
+        concurrency (int): Requests in flight.
+        max_requests (int | None): Requests after which the run stops.
+        max_tokens (int | None): Tokens, read and written by the judge, after which it stops.
+        price_read (float): Dollars for a million tokens that the judge reads, to show the cost.
+        price_written (float): Dollars for a million tokens that it writes.
+        seed (int): Of the latents, the windows and their order.
+    """
+
+    latents: int = 100
+    output: Path = Path("autointerp_out")
+    window: int = 32
+    explaining: int = 16
+    active: int = 10
+    boundary: int = 2
+    silent: int = 10
+    shown: int = 10
+    controls: bool = True
+    random_directions: bool = False
+    concurrency: int = 8
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    price_read: float = 0.0
+    price_written: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "latents",
+            "window",
+            "explaining",
+            "silent",
+            "shown",
+            "concurrency",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}."
+                )
+        if not 0 <= self.boundary < self.active:
+            raise ValueError(
+                f"boundary must be at least 0 and below active={self.active}, got "
+                f"{self.boundary}."
+            )
+
+    @property
+    def plan(self) -> ContextPlan:
+        """How many windows of which kind."""
+        return ContextPlan(
+            self.window, self.explaining, self.active, self.boundary, self.silent
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """What may be asked."""
+        return Limits(
+            self.concurrency,
+            self.max_requests,
+            self.max_tokens,
+            self.price_read,
+            self.price_written,
+        )
+
+
+@dataclass
+class _Subject:
+    """An SAE, and which of its latents are drawn, paired by place with those of the other."""
+
+    name: str
+    sae: SAE[Any]
+    sha256: str
+    drawn: list[int]
+    contexts: Contexts = field(default_factory=dict)
+
+
+def autointerp(
+    paths: dict[str, Path],
+    judge: Judge,
+    cfg: AutointerpConfig,
+    source_cfg: SourceConfig,
+) -> AutoInterpretation:
+    """
+    Explains and scores latents of one SAE, or of two SAEs over matched latents.
+
+    Every reply of the judge is kept in `cfg.output / "replies.sqlite"`, so that the same call goes
+    on where an earlier one was killed, and costs nothing once it is done.
+
+    Args:
+        paths: folders of one or two SAEs, by the names to show them under.
+        judge: who explains and scores.
+        cfg: how many latents and windows.
+        source_cfg: text and language model; text that training did not see.
+
+    Raises:
+        ValueError: if there are more than two SAEs or none, they read different activations,
+            or no latent fires in enough windows.
+        JudgeError: if the judge cannot be asked.
+        LimitReached: if a cap stopped the run.
+    """
+    subjects = _subjects(paths, cfg, source_cfg)
+    source = load_source(source_cfg, subjects[0].sae)
+    for subject in subjects:
+        subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
+    places = _usable(subjects, cfg.latents)
+    tokenizer: Any = source.model.tokenizer
+    asker = Asker(judge, cfg.output / "replies.sqlite", cfg.limits)
+    examiner = Examiner(
+        asker, lambda token: tokenizer.decode([token]), cfg.shown, cfg.seed
+    )
+    jobs = [(subject, places) for subject in subjects]
+    if cfg.random_directions:
+        control = _random_directions(subjects[0], source, cfg)
+        control.contexts = _collect(control, source, source_cfg.tokens, cfg)
+        jobs.append((control, _usable([control], cfg.latents)))
+    try:
+        saes = asyncio.run(_interpret(jobs, examiner, cfg))
+    finally:
+        asker.close()
+    pairs = list(zip(*(sae.latents for sae in saes[: len(subjects)]), strict=True))
+    found = AutoInterpretation(
+        format=FORMAT,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        judge=judge.model,
+        prompt_version=VERSION,
+        settings=_plain(cfg),
+        source=_plain(source_cfg),
+        hook=subjects[0].sae.cfg.metadata.hook_name,
+        saes=saes,
+        differences=_differences(pairs) if len(subjects) == 2 else [],
+        by_firing_rate=_by_firing_rate(pairs) if len(subjects) == 2 else [],
+        usage=asker.usage,
+    )
+    found.save(cfg.output)
+    return found
+
+
+def _collect(
+    subject: _Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
+) -> Contexts:
+    """Windows of the latents drawn, from one pass over the text."""
+    collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
+    for batch in source.stream(subject.sae, n_tokens):
+        collector.update(batch)
+    return collector.result()
+
+
+def _subjects(
+    paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
+) -> list[_Subject]:
+    if not 1 <= len(paths) <= 2:
+        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
+    saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
+    check_comparable(saes, any_model=source_cfg.model is not None)
+    first, *others = saes.values()
+    # twice as many as asked for, since some fire too rarely
+    n_drawn = min(2 * cfg.latents, first.cfg.d_sae)
+    order = np.random.default_rng(cfg.seed).permutation(first.cfg.d_sae)
+    drawn = [order[:n_drawn].tolist()]
+    for other in others:
+        partner = match_latents(first.W_dec, other.W_dec).partner.numpy()  # type: ignore[arg-type]
+        order = order[partner[order] >= 0][:n_drawn]
+        drawn = [order.tolist(), partner[order].tolist()]
+    return [
+        _Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
+        for (name, sae), latents in zip(saes.items(), drawn, strict=True)
+    ]
+
+
+def _usable(subjects: list[_Subject], n_latents: int) -> list[int]:
+    """The first places whose latents fire in enough windows, in every SAE."""
+    places = [
+        place
+        for place in range(len(subjects[0].drawn))
+        if all(subject.contexts[subject.drawn[place]] for subject in subjects)
+    ]
+    if not places:
+        raise ValueError(
+            "None of the latents drawn fires in enough windows to explain and score it. Read "
+            "more --tokens, or ask for fewer windows with --explaining and --active."
+        )
+    return places[:n_latents]
+
+
+def _random_directions(
+    subject: _Subject, source: ActivationSource, cfg: AutointerpConfig
+) -> _Subject:
+    batches = source.stream(subject.sae, N_RATE_TOKENS)
+    activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
+    sae = random_direction_sae(subject.sae, activations, cfg.seed)
+    return _Subject("random directions", sae, "", subject.drawn)
+
+
+async def _interpret(
+    jobs: list[tuple[_Subject, list[int]]], examiner: Examiner, cfg: AutointerpConfig
+) -> list[InterpretedSAE]:
+    return await _all(
+        [
+            _interpret_one(
+                subject,
+                [one for p in places if (one := subject.contexts[subject.drawn[p]])],
+                examiner,
+                cfg,
+            )
+            for subject, places in jobs
+        ]
+    )
+
+
+async def _interpret_one(
+    subject: _Subject,
+    contexts: list[LatentContexts],
+    examiner: Examiner,
+    cfg: AutointerpConfig,
+) -> InterpretedSAE:
+    explained = await _all([examiner.explain(one) for one in contexts])
+    jobs = [
+        _scored(examiner, one, found.explanation, context)
+        for one, found, context in zip(explained, explained, contexts, strict=True)
+    ]
+    shuffled = []
+    if cfg.controls and len(explained) > 1:
+        # everybody gets the next one's, so nobody their own
+        others = [*explained[1:], explained[0]]
+        shuffled = [
+            _scored(
+                examiner,
+                ScoredLatent(one.latent, one.firing_rate, other.explanation),
+                other.explanation,
+                context,
+            )
+            for one, other, context in zip(explained, others, contexts, strict=True)
+        ]
+    scored = await _all([*jobs, *shuffled])
+    return InterpretedSAE(
+        name=subject.name,
+        weights_sha256=subject.sha256,
+        n_too_rare=sum(found is None for found in subject.contexts.values()),
+        latents=scored[: len(jobs)],
+        shuffled=scored[len(jobs) :],
+    )
+
+
+async def _scored(
+    examiner: Examiner,
+    found: ScoredLatent,
+    explanation: str | None,
+    contexts: LatentContexts,
+) -> ScoredLatent:
+    for score in SCORES:
+        keys, value, reason = [], None, "no explanation"
+        if explanation is not None:
+            keys, value, reason = await examiner.score(score, explanation, contexts)
+        found.replies[score], found.scores[score] = keys, value
+        if value is None:
+            found.missing[score] = reason
+    return found
+
+
+async def _all(jobs: list[Coroutine[Any, Any, Any]]) -> list[Any]:
+    """Their results; where one fails, the others are stopped."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+Pairs = list[tuple[ScoredLatent, ScoredLatent]]
+
+
+def _differences(pairs: Pairs) -> list[PairedDifference]:
+    return [
+        paired_difference(score, [(a.scores[score], b.scores[score]) for a, b in pairs])
+        for score in SCORES
+    ]
+
+
+def _by_firing_rate(pairs: Pairs) -> list[list[PairedDifference]]:
+    ordered = sorted(pairs, key=lambda pair: pair[0].firing_rate + pair[1].firing_rate)
+    edges = np.linspace(0, len(ordered), N_QUARTERS + 1).astype(int)
+    return [
+        _differences(ordered[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return TypeAdapter(type(cfg)).dump_python(cfg, mode="json")

@@ -1,0 +1,156 @@
+"""Who judges: any OpenAI-compatible chat endpoint, or whatever answers like it."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from openai import APIError, APIStatusError, AsyncOpenAI
+
+from sae_lens_meta.evaluation.autointerp.prompts import Messages
+
+API_KEY = "OPENAI_API_KEY"
+
+
+class Judge(Protocol):
+    """
+    What answers a chat. The clients of delphi do.
+
+    Attributes:
+        model: its name, which stands wherever a score of its is shown.
+    """
+
+    model: str
+
+    async def generate(self, prompt: Messages, **options: Any) -> Any:
+        """
+        One reply, an object with `text`, and `prompt_tokens` and `completion_tokens` if known.
+
+        Args:
+            prompt: messages with `role` and `content`.
+            options: `temperature`, `max_tokens`, and `schema`, a JSON schema that the reply
+                should follow; a judge may pass over what it does not know.
+        """
+        ...
+
+
+@dataclass
+class Reply:
+    """
+    Attributes:
+        text: of the reply; empty where the judge refused.
+        prompt_tokens: read by the judge.
+        completion_tokens: written by it.
+    """
+
+    text: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class JudgeError(OSError):
+    """The judge cannot be asked; the message says what to do."""
+
+
+class OpenAIJudge:
+    """
+    An OpenAI-compatible chat endpoint: vLLM, llama.cpp's server, or a hosted one.
+
+    The key is read from the environment variable OPENAI_API_KEY, and nowhere else. Replies
+    are constrained to the schema where the server offers that: as `json_schema`, or as
+    `json_object` with a schema, as llama.cpp has it; else the prompt alone asks for JSON.
+
+    Args:
+        url: of the endpoint, for instance http://127.0.0.1:8000/v1.
+        model: its name there.
+        timeout_s: seconds to wait for one reply.
+        max_retries: after 429, 5xx, timeouts and broken connections, with backoff.
+    """
+
+    def __init__(
+        self, url: str, model: str, timeout_s: float = 120, max_retries: int = 6
+    ):
+        self.model = model
+        self.url = url
+        self._formats = [_json_schema, _json_object, _free]
+        self._timeout_s, self._max_retries = timeout_s, max_retries
+        self._client: AsyncOpenAI | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def generate(self, prompt: Messages, **options: Any) -> Reply:
+        """
+        See `Judge`.
+
+        Raises:
+            JudgeError: if the server refuses, or does not answer after all retries.
+        """
+        schema = options.pop("schema", None)
+        try:
+            return await self._ask(prompt, schema, options)
+        except APIStatusError as error:
+            hint = f" Set {API_KEY}." if error.status_code in (401, 403) else ""
+            raise JudgeError(
+                f"The judge at {self.url} answered {error.status_code} for the model "
+                f"{self.model!r}: {_first_line(error)}.{hint}"
+            ) from error
+        except APIError as error:
+            raise JudgeError(
+                f"The judge at {self.url} does not answer ({_first_line(error)}). Start it "
+                "and run again: what was asked is kept."
+            ) from error
+
+    def _client_of_this_loop(self) -> AsyncOpenAI:
+        """Connections belong to an event loop, and every run has its own."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._loop = loop
+            self._client = AsyncOpenAI(
+                base_url=self.url,
+                api_key=os.environ.get(API_KEY) or "none",
+                timeout=self._timeout_s,
+                max_retries=self._max_retries,
+            )
+        return self._client
+
+    async def _ask(self, prompt: Messages, schema: Any, options: Any) -> Reply:
+        client = self._client_of_this_loop()
+        formats = self._formats if schema else [_free]
+        for place, constrain in enumerate(formats):
+            try:
+                answer: Any = await client.chat.completions.create(
+                    model=self.model,
+                    messages=prompt,  # type: ignore[arg-type]
+                    **constrain(schema),
+                    **options,
+                )
+            except APIStatusError as error:
+                is_last = place + 1 == len(formats)
+                if error.status_code not in (400, 422) or is_last:
+                    raise
+                continue
+            if schema:
+                self._formats = formats[place:]  # what the server does not take
+            usage = answer.usage
+            return Reply(
+                (answer.choices[0].message.content or "") if answer.choices else "",
+                usage.prompt_tokens if usage else 0,
+                usage.completion_tokens if usage else 0,
+            )
+        raise AssertionError("the last format raises")
+
+
+def _json_schema(schema: Any) -> dict[str, Any]:
+    named = {"name": "reply", "schema": schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _json_object(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_object", "schema": schema}}
+
+
+def _free(_schema: Any) -> dict[str, Any]:
+    return {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,153 @@
+"""
+What the judge is asked, in our own words.
+
+VERSION is part of every recorded configuration: another wording is another measurement.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sae_lens_meta.evaluation.autointerp.contexts import Window
+
+VERSION = 1
+LEFT, RIGHT = "<<", ">>"
+Messages = list[dict[str, str]]
+Decode = Callable[[int], str]
+
+_EXPLAIN = f"""\
+You are shown short pieces of text. In each of them one unit inside a language model responds to the \
+tokens between {LEFT} and {RIGHT}; how strongly, from 1 to 10, stands below the text. Find what these \
+tokens, or the texts around them, have in common. Answer with one short sentence that would let \
+somebody else tell to which tokens of a new text the unit responds. Do not describe the markers \
+or the numbers."""
+
+_DETECT = """\
+A unit inside a language model is described as follows.
+
+Description: {explanation}
+
+You are shown numbered texts. Say of each whether the unit responds somewhere in it: 1 if it does, 0 if \
+not. Judge by the description alone. Any number of them may be 1."""
+
+_FUZZ = f"""\
+A unit inside a language model is described as follows.
+
+Description: {{explanation}}
+
+You are shown numbered texts in which some tokens stand between {LEFT} and {RIGHT}. Say of each whether the \
+marked tokens are those that the unit responds to: 1 if the marks are right, 0 if not. Judge by the \
+description alone. Any number of them may be 1."""
+
+_STRENGTH = """\
+A unit inside a language model is described as follows.
+
+Description: {explanation}
+
+You are shown numbered texts. Say of each how strongly the unit responds at most in it, from 0, not \
+at all, to 10, as strongly as it ever does. Judge by the description alone."""
+
+
+def explain(windows: Sequence[Window], decode: Decode) -> Messages:
+    """Asks for an explanation."""
+    strongest = max(window.strength for window in windows)
+    shown = []
+    for number, window in enumerate(windows, 1):
+        marks = [activation > 0 for activation in window.activations]
+        strengths = ", ".join(
+            f"{decode(token)!r} {max(1, round(10 * activation / strongest))}"
+            for token, activation in zip(window.tokens, window.activations, strict=True)
+            if activation > 0
+        )
+        text = marked(window.tokens, marks, decode)
+        shown.append(f"Text {number}: {text}\nStrengths: {strengths}")
+    return _messages(_EXPLAIN, shown)
+
+
+def detect(explanation: str, windows: Sequence[Window], decode: Decode) -> Messages:
+    """Asks which of the windows the latent fires in."""
+    texts = [plain(window.tokens, decode) for window in windows]
+    return _messages(_DETECT.format(explanation=explanation), _numbered(texts))
+
+
+def fuzz(
+    explanation: str,
+    windows: Sequence[Window],
+    marks: Sequence[Sequence[bool]],
+    decode: Decode,
+) -> Messages:
+    """Asks in which of the windows the marks are where the latent fires."""
+    texts = [
+        marked(window.tokens, marks_of, decode)
+        for window, marks_of in zip(windows, marks, strict=True)
+    ]
+    return _messages(_FUZZ.format(explanation=explanation), _numbered(texts))
+
+
+def strength(explanation: str, windows: Sequence[Window], decode: Decode) -> Messages:
+    """Asks how strongly the latent fires in each of the windows."""
+    texts = [plain(window.tokens, decode) for window in windows]
+    return _messages(_STRENGTH.format(explanation=explanation), _numbered(texts))
+
+
+EXPLANATION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"explanation": {"type": "string"}},
+    "required": ["explanation"],
+    "additionalProperties": False,
+}
+
+
+def answers_schema(n: int, highest: int) -> dict[str, Any]:
+    """Of `{"answers": [...]}`, `n` whole numbers from 0 to `highest`."""
+    answers = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": highest},
+        "minItems": n,
+        "maxItems": n,
+    }
+    return {
+        "type": "object",
+        "properties": {"answers": answers},
+        "required": ["answers"],
+        "additionalProperties": False,
+    }
+
+
+def plain(tokens: Sequence[int], decode: Decode) -> str:
+    """A window as one line."""
+    return _line("".join(map(decode, tokens)))
+
+
+def marked(tokens: Sequence[int], marks: Sequence[bool], decode: Decode) -> str:
+    """A window as one line, each run of marked tokens between the markers."""
+    pieces, inside = [], False
+    for token, mark in zip(tokens, marks, strict=True):
+        if mark != inside:
+            pieces.append(LEFT if mark else RIGHT)
+            inside = mark
+        pieces.append(decode(token))
+    return _line("".join(pieces) + (RIGHT if inside else ""))
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "\\n")
+
+
+def _numbered(texts: Sequence[str]) -> list[str]:
+    return [f"Text {number}: {text}" for number, text in enumerate(texts, 1)]
+
+
+def _messages(instruction: str, shown: list[str]) -> Messages:
+    n = len(shown)
+    form = (
+        '{"explanation": "..."}'
+        if instruction == _EXPLAIN
+        else f'{{"answers": [...]}} with exactly {n} whole numbers, in the order of the texts'
+    )
+    return [
+        {
+            "role": "system",
+            "content": f"{instruction}\n\nAnswer with JSON only: {form}.",
+        },
+        {"role": "user", "content": "\n\n".join(shown)},
+    ]

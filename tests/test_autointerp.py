@@ -1,0 +1,421 @@
+"""Automated interpretability: contexts, questions, scores, and what a judge can do wrong."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
+from scipy import stats
+
+from sae_lens_meta.evaluation.activations import ActivationBatch
+from sae_lens_meta.evaluation.autointerp import prompts
+from sae_lens_meta.evaluation.autointerp.asking import Asker, LimitReached, Limits
+from sae_lens_meta.evaluation.autointerp.autointerp import (
+    AutointerpConfig,
+    _interpret_one,
+    _Subject,
+)
+from sae_lens_meta.evaluation.autointerp.contexts import (
+    ContextCollector,
+    ContextPlan,
+    LatentContexts,
+    Window,
+)
+from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
+from sae_lens_meta.evaluation.autointerp.judge import JudgeError, OpenAIJudge
+from sae_lens_meta.evaluation.autointerp.paired import paired_difference
+from sae_lens_meta.evaluation.autointerp.results import InterpretedSAE
+from sae_lens_meta.evaluation.autointerp.scoring import (
+    Examiner,
+    balanced_accuracy,
+    read_answers,
+    read_explanation,
+    spearman,
+)
+from tests.judges import Guesser, JudgeServer, Oracle, judge_server, texts_of
+
+N_LATENTS, N_WORDS, CONTEXT = 12, 120, 64
+PLAN = ContextPlan(window=16, n_explaining=8, n_active=8, n_boundary=2, n_silent=8)
+
+
+def relu_sae() -> SAE[Any]:
+    """An SAE whose codes are its input."""
+    sae: Any = JumpReLUSAE(JumpReLUSAEConfig(d_in=N_LATENTS, d_sae=N_LATENTS))
+    for matrix in (sae.W_enc, sae.W_dec):
+        matrix.data = torch.eye(N_LATENTS)
+    return sae
+
+
+def batches(n: int = 12, seed: int = 0) -> Iterator[ActivationBatch]:
+    """Random words; latent j fires on w{3j}, w{3j+1}, w{3j+2} with strengths 3, 6 and 10."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n):
+        tokens = torch.randint(0, N_WORDS, (16, CONTEXT), generator=generator)
+        activations = torch.zeros(16, CONTEXT, N_LATENTS)
+        for latent, (k, strength) in itertools.product(
+            range(N_LATENTS), enumerate((3.0, 6.0, 10.0))
+        ):
+            activations[..., latent][tokens == 3 * latent + k] = strength
+        yield ActivationBatch(tokens, activations)
+
+
+def word(token: int) -> str:
+    return f"w{token} "
+
+
+@pytest.fixture(scope="module")
+def contexts() -> dict[int, LatentContexts]:
+    collector = ContextCollector(relu_sae(), range(N_LATENTS), PLAN)
+    for batch in batches():
+        collector.update(batch)
+    found: Any = collector.result()
+    return found
+
+
+def test_windows_are_of_the_kind_they_are_said_to_be(
+    contexts: dict[int, LatentContexts],
+) -> None:
+    every = list(batches())
+    tokens = torch.cat([b.tokens for b in every]).reshape(-1, PLAN.window)
+    acts = torch.cat([b.activations for b in every]).reshape(-1, PLAN.window, N_LATENTS)
+    by_text = dict(zip(map(tuple, tokens.tolist()), acts, strict=True))
+    for latent, found in contexts.items():
+        lists = (found.explaining, found.active, found.silent)
+        assert [len(windows) for windows in lists] == [8, 8, 8]
+        texts = [tuple(window.tokens) for windows in lists for window in windows]
+        assert len(set(texts)) == len(texts), "no text stands twice"
+        for window in itertools.chain(*lists):
+            true = by_text[tuple(window.tokens)][:, latent]
+            assert window.activations == true.tolist()
+        assert all(w.strength > 0 for w in found.explaining + found.active)
+        assert all(w.strength == 0 for w in found.silent)
+        assert all(w.strength == 10 for w in found.explaining[:4]), "the strongest"
+        assert {w.strength for w in found.active} == {3, 6, 10}, "over all the range"
+        assert {w.strength for w in found.active[-2:]} == {3}, "at the boundary"
+        fired = (acts[..., latent] > 0).double().mean().item()
+        assert found.firing_rate == pytest.approx(fired, rel=1e-12)
+
+
+def test_a_latent_that_fires_too_rarely_is_none() -> None:
+    collector = ContextCollector(relu_sae(), [0, 1], PLAN)
+    for batch in batches(2):
+        batch.activations[..., 1] = 0
+        batch.activations[0, 0, 1] = 1
+        collector.update(batch)
+    found = collector.result()
+    assert found[0] is not None and found[1] is None
+
+
+def run(asker: Asker, contexts: dict[int, LatentContexts]) -> InterpretedSAE:
+    examiner = Examiner(asker, word, n_shown=5)
+    subject = _Subject("sae", relu_sae(), "", list(contexts), dict(contexts))
+    found = list(contexts.values())
+    return asyncio.run(_interpret_one(subject, found, examiner, AutointerpConfig()))
+
+
+def means(sae: InterpretedSAE, shuffled: bool = False) -> list[Any]:
+    return [mean.mean for mean in sae.means(of_shuffled=shuffled)]
+
+
+def test_who_knows_scores_1_who_guesses_chance_and_so_do_shuffled_explanations(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    knows = run(Asker(Oracle(), tmp_path / "a.sqlite", Limits()), contexts)
+    assert min(means(knows)) > 0.97
+    for mean, chance in zip(means(knows, shuffled=True), (0, 0.5, 0.5), strict=True):
+        # some shuffled explanations predict the same of all, which has no rank correlation
+        assert mean is None or mean == pytest.approx(chance, abs=0.2)
+    guesses = run(Asker(Guesser(), tmp_path / "b.sqlite", Limits()), contexts)
+    for score in guesses.means():
+        chance = 0 if score.score == "strength_spearman" else 0.5
+        assert score.interval is not None
+        assert score.interval.low < chance < score.interval.high
+        assert score.n == score.n_asked == N_LATENTS
+
+
+def test_scores_are_those_worked_by_hand_and_scipys() -> None:
+    # 2 of 3 true ones found, 1 of 2 false ones taken for true
+    assert balanced_accuracy([1, 1, 0, 1, 0], [1, 1, 1, 0, 0]) == (2 / 3 + 1 / 2) / 2
+    assert balanced_accuracy([1, 1, 1, 1, 1], [1, 1, 1, 0, 0]) == 0.5
+    assert spearman([0, 3, 10, 7], [0.0, 1.0, 9.0, 5.0]) == pytest.approx(1)
+    random = np.random.default_rng(0)
+    answers, truth = random.integers(0, 11, 20).tolist(), random.random(20).tolist()
+    ranks = [stats.rankdata(values) for values in (answers, truth)]
+    assert spearman(answers, truth) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert spearman([4, 4, 4], [0.0, 1.0, 2.0]) is None, "never 0 for no answer"
+
+
+BAD_REPLIES = [
+    "",
+    "I cannot help with that.",
+    'Here you are: {"answers": [1, 0, 1]}',
+    '```json\n{"answers": [1, 0, 1]}\n```',
+    '{"answers": [1, 0]}',
+    '{"answers": [1, 0, 1, 1]}',
+    '{"answers": [1, 0, 2]}',
+    '{"answers": [1, 0, NaN]}',
+    '{"answers": [1, 0, true]}',
+    '{"answers": [1, 0, 1.0]}',
+    '{"answers": [1, 0, "1"]}',
+    '{"answers": [1, 0, null]}',
+    '{"answers": "101"}',
+    '{"answers": [1, 0, 1], "note": "x"}',
+    '{"result": [1, 0, 1]}',
+    "[1, 0, 1]",
+    "[" * 100_000,
+]
+
+
+def test_a_reply_is_read_strictly() -> None:
+    assert read_answers(' {"answers": [1, 0, 1]}\n', 3, 1) == [1, 0, 1]
+    for text in BAD_REPLIES:
+        assert read_answers(text, 3, 1) is None, text[:60]
+    assert read_explanation('{"explanation": " dates "}') == "dates"
+    for text in ('{"explanation": ""}', '{"explanation": 3}', "dates", "{"):
+        assert read_explanation(text) is None
+
+
+class Failing(Oracle):
+    """Answers `text` to questions of a kind, each as often as asked."""
+
+    def __init__(self, text: str, kind: str, times: int | None = None):
+        super().__init__()
+        self.text, self.kind, self.times = text, kind, times
+        self.seen: dict[str, int] = {}
+
+    def answer(self, prompt: prompts.Messages) -> str:
+        asked = json.dumps(prompt)
+        self.seen[asked] = self.seen.get(asked, 0) + 1
+        is_meant = self.kind in prompt[0]["content"]
+        if is_meant and (self.times is None or self.seen[asked] <= self.times):
+            return self.text
+        return super().answer(prompt)
+
+
+def test_an_unreadable_reply_is_asked_once_more_and_then_missing_never_0(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    once = Failing("Sorry.", "Say of each whether the unit responds", times=1)
+    found = run(Asker(once, tmp_path / "a.sqlite", Limits()), contexts)
+    assert means(found)[2] > 0.97 and found.means()[2].n == N_LATENTS
+    always = Failing("Sorry.", "Say of each whether the unit responds")
+    found = run(Asker(always, tmp_path / "b.sqlite", Limits()), contexts)
+    strength, fuzzing, detection = found.means()
+    assert (detection.mean, detection.n) == (None, 0)
+    assert detection.missing == {"unreadable": N_LATENTS}
+    assert fuzzing.n == strength.n == N_LATENTS
+    assert max(always.seen.values()) == 2
+    mute = Failing("", "Find what these")
+    found = run(Asker(mute, tmp_path / "c.sqlite", Limits()), contexts)
+    assert all(mean.missing == {"no explanation": N_LATENTS} for mean in found.means())
+
+
+def test_predictions_that_are_all_the_same_are_missing_too(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Same(Oracle):
+        def answer(self, prompt: prompts.Messages) -> str:
+            if "how strongly the unit" in prompt[0]["content"]:
+                return json.dumps({"answers": [5] * len(texts_of(prompt))})
+            return super().answer(prompt)
+
+    found = run(Asker(Same(), tmp_path / "a.sqlite", Limits()), contexts)
+    assert found.means()[0].missing == {"constant": N_LATENTS}
+    assert found.means()[1].n == N_LATENTS
+
+
+def test_a_second_run_asks_nothing_and_every_reply_can_be_traced(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    judge, path = Oracle(), tmp_path / "replies.sqlite"
+    first = run(Asker(judge, path, Limits()), contexts)
+    asked, asker = judge.n_asked, Asker(judge, path, Limits())
+    assert run(asker, contexts) == first
+    assert judge.n_asked == asked and asker.usage.requests == 0
+    latent = first.latents[3]
+    for name in ("explanation", "detection"):
+        for key in latent.replies[name]:
+            query = "SELECT request, reply FROM replies WHERE key = ?"
+            request, reply = asker._kept.execute(query, (key,)).fetchone()
+            messages = json.loads(request)["messages"]
+            assert judge.answer(messages) == json.loads(reply)["text"]
+            assert latent.explanation and (
+                name == "explanation" or latent.explanation in messages[0]["content"]
+            )
+
+
+def test_a_run_that_dies_goes_on_where_it_was_and_a_cap_stops_it(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Dying(Oracle):
+        async def generate(self, prompt: Any, **options: Any) -> Any:
+            if self.n_asked == 40:
+                raise JudgeError("gone")
+            return await super().generate(prompt, **options)
+
+    path, whole = tmp_path / "replies.sqlite", Oracle()
+    expected = run(Asker(whole, tmp_path / "whole.sqlite", Limits()), contexts)
+    with pytest.raises(JudgeError):
+        run(Asker(Dying(), path, Limits()), contexts)
+    capped = Oracle()
+    with pytest.raises(LimitReached, match="--max-requests 50 is reached: 50 requests"):
+        run(Asker(capped, path, Limits(max_requests=50)), contexts)
+    assert capped.n_asked == 50
+    with pytest.raises(LimitReached, match="--max-tokens 1000 is reached"):
+        run(Asker(Oracle(), path, Limits(concurrency=1, max_tokens=1000)), contexts)
+    last = Oracle()
+    assert run(Asker(last, path, Limits()), contexts) == expected
+    assert last.n_asked == whole.n_asked - 40 - 50 - 10
+
+
+def test_no_more_are_asked_at_a_time_than_allowed(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Counting(Oracle):
+        now = most = 0
+
+        async def generate(self, prompt: Any, **options: Any) -> Any:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.001)
+            self.now -= 1
+            return await super().generate(prompt, **options)
+
+    judge = Counting()
+    run(Asker(judge, tmp_path / "a.sqlite", Limits(concurrency=3)), contexts)
+    assert judge.most == 3
+
+
+def generate(judge: OpenAIJudge, schema: Any = None) -> Any:
+    prompt = [
+        {"role": "system", "content": "x"},
+        {"role": "user", "content": "Text 1: w1 "},
+    ]
+    return asyncio.run(judge.generate(prompt, schema=schema, temperature=0.0))
+
+
+@pytest.mark.parametrize("faults", [[429, 429], [500, 503], ["die"], [3.0]])
+def test_the_client_waits_for_a_server_that_is_busy_dies_or_is_slow(
+    faults: list[Any],
+) -> None:
+    with judge_server(JudgeServer(faults=list(faults))) as server:
+        judge = OpenAIJudge(server.url, "m", timeout_s=1, max_retries=3)
+        reply = generate(judge)
+        assert json.loads(reply.text) == {"answers": [0]}
+        assert (reply.prompt_tokens, reply.completion_tokens) == (100, 10)
+        assert len(server.requests) == len(faults) + 1
+
+
+def test_what_a_server_cannot_constrain_is_asked_for_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    schema = prompts.answers_schema(1, 1)
+    expected = {
+        ("json_schema", "json_object"): ["json_schema"] * 2,
+        ("json_object",): ["json_schema", "json_object", "json_object"],
+        (): ["json_schema", "json_object", None, None],
+    }
+    for formats, asked in expected.items():
+        with judge_server(JudgeServer(formats=formats)) as server:
+            judge = OpenAIJudge(server.url, "m")
+            for _ in range(2):
+                assert json.loads(generate(judge, schema).text) == {"answers": [0]}
+            types = [r.get("response_format", {}).get("type") for r in server.requests]
+            assert types == asked
+            for r in server.requests:
+                sent = r.get("response_format", {})
+                if "schema" in str(sent):
+                    assert (sent.get("json_schema") or sent)["schema"] == schema
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-secret-secret")
+    with judge_server(JudgeServer(faults=[401])) as server:
+        with pytest.raises(JudgeError, match="answered 401 .*OPENAI_API_KEY") as error:
+            generate(OpenAIJudge(server.url, "m"))
+        assert server.keys == {"Bearer sk-secret-secret-secret"}
+        assert "sk-secret" not in str(error.value)
+    with pytest.raises(JudgeError, match="does not answer .* Start it and run again"):
+        generate(OpenAIJudge(server.url, "m", max_retries=0))
+
+
+def test_a_server_that_is_killed_and_restarted_is_gone_on_with(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    server = JudgeServer()
+
+    def interpret(url: str) -> InterpretedSAE:
+        judge = OpenAIJudge(url, "m", timeout_s=5, max_retries=0)
+        return run(Asker(judge, tmp_path / "a.sqlite", Limits()), contexts)
+
+    server.faults = [None] * 30 + ["die"] * 1000
+    with judge_server(server), pytest.raises(JudgeError):
+        interpret(server.url)
+    n_before, server.faults = len(server.requests), []
+    with judge_server(server):
+        found = interpret(server.url)
+    assert min(means(found)) > 0.97
+    bodies = [json.dumps(body, sort_keys=True) for body in server.requests]
+    twice = set(bodies[:30]) & set(bodies[n_before:])
+    assert len(twice) < Limits().concurrency, "only what was in flight was asked again"
+
+
+def test_the_paired_difference_is_a_brute_force_permutation_tests() -> None:
+    random = np.random.default_rng(1)
+    a = random.random(10)
+    b = a - 0.05 + 0.1 * random.standard_normal(10)
+    pairs: list[Any] = [*zip(a.tolist(), b.tolist(), strict=True)]
+    found = paired_difference("x", [*pairs, (None, 0.1), (0.3, None), (None, None)])
+    assert (found.n_pairs, found.n_one_missing, found.n_both_missing) == (10, 2, 1)
+    differences = a - b
+    assert found.difference == pytest.approx(differences.mean())
+    signs = np.array(list(itertools.product([1, -1], repeat=10)))
+    exact = np.mean(
+        np.abs((signs * differences).mean(1)) >= abs(differences.mean()) - 1e-12
+    )
+    assert found.p == pytest.approx(exact, abs=0.02)
+    scipys: Any = stats.bootstrap((differences,), np.mean, method="percentile")
+    assert found.interval is not None
+    assert found.interval.low == pytest.approx(scipys.confidence_interval.low, abs=5e-3)
+    assert found.interval.high == pytest.approx(
+        scipys.confidence_interval.high, abs=5e-3
+    )
+    nothing = paired_difference("x", [(0.5, 0.5)] * 20)
+    assert (nothing.difference, nothing.p) == (0, 1)
+    assert paired_difference("x", [(None, 1.0)]).difference is None
+
+
+def test_random_directions_fire_as_often_as_the_latents_they_stand_for() -> None:
+    torch.manual_seed(0)
+    sae: Any = JumpReLUSAE(JumpReLUSAEConfig(d_in=16, d_sae=64))
+    sae.W_enc.data = torch.randn(16, 64)
+    sae.threshold.data = torch.linspace(0.5, 20, 64)
+    x = torch.randn(4000, 16)
+    control = random_direction_sae(sae, x)
+    rates = [(s.encode(x) > 0).float().mean(0) for s in (sae, control)]
+    assert rates[0].max() > 0.3 and rates[0].min() == 0
+    # a random direction is above 0 on half of the inputs at most
+    assert torch.allclose(rates[0], rates[1], atol=1e-3)
+    cosine = (control.W_dec * sae.W_enc.T).sum(-1) / sae.W_enc.norm(dim=0)
+    assert cosine.abs().mean() < 0.5, "and point elsewhere"
+    assert torch.equal(sae.W_enc, sae.W_enc) and not torch.equal(
+        sae.W_enc, control.W_enc
+    )
+
+
+def test_a_text_is_shown_with_its_marks_in_one_line() -> None:
+    def decode(token: int) -> str:
+        return ["a", " b", "\n", " c"][token]
+
+    marks = [False, True, True, False]
+    assert prompts.marked([0, 1, 2, 3], marks, decode) == "a<< b\\n>> c"
+    assert prompts.marked([0, 1], [True, True], decode) == "<<a b>>"
+    assert prompts.plain([0, 1, 2], decode) == "a b\\n"
+    window = Window([0, 1], [0.0, 2.0])
+    weaker = Window([3, 1], [0.0, 0.9])
+    asked = prompts.explain([window, weaker], decode)[1]["content"]
+    assert "Text 1: a<< b>>\nStrengths: ' b' 10" in asked
+    assert "Text 2:  c<< b>>\nStrengths: ' b' 4" in asked
