@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from sae_lens import SAE
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from simple_parsing import field
 
 from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
@@ -21,6 +22,7 @@ from sae_lens_meta.evaluation.autointerp.contexts import (
     LatentContexts,
 )
 from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
+from sae_lens_meta.evaluation.autointerp.delphi import DelphiCache
 from sae_lens_meta.evaluation.autointerp.judge import Judge
 from sae_lens_meta.evaluation.autointerp.paired import (
     PairedDifference,
@@ -62,6 +64,8 @@ class AutointerpConfig:
         silent (int): Windows to score with in which it does not.
         shown (int): Windows in one question.
         controls (bool): Score the explanations of other latents too, which must come out at chance.
+        delphi (Path | None): Folder that receives the latents' activations as delphi loads them, in
+            a folder for each SAE.
         random_directions (bool): Interpret an SAE of random directions too, which fire as often as
             the first SAE's latents.
         concurrency (int): Requests in flight.
@@ -81,7 +85,8 @@ class AutointerpConfig:
     silent: int = 10
     shown: int = 10
     controls: bool = True
-    random_directions: bool = False
+    delphi: Path | None = None
+    random_directions: bool = field(default=False, action="store_true")
     concurrency: int = 8
     max_requests: int | None = None
     max_tokens: int | None = None
@@ -204,8 +209,14 @@ def _collect(
 ) -> Contexts:
     """Windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
+    cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
     for batch in source.stream(subject.sae, n_tokens):
         collector.update(batch)
+        if cache:
+            cache.update(batch)
+    if cache and cfg.delphi:
+        model = str(subject.sae.cfg.metadata.model_name)
+        cache.save(cfg.delphi / subject.name, model)
     return collector.result()
 
 
@@ -222,7 +233,7 @@ def _subjects(
     order = np.random.default_rng(cfg.seed).permutation(first.cfg.d_sae)
     drawn = [order[:n_drawn].tolist()]
     for other in others:
-        partner = match_latents(first.W_dec, other.W_dec).partner.numpy()  # type: ignore[arg-type]
+        partner = match_latents(first.W_dec, other.W_dec).partner  # type: ignore[arg-type]
         order = order[partner[order] >= 0][:n_drawn]
         drawn = [order.tolist(), partner[order].tolist()]
     return [

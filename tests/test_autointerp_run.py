@@ -1,0 +1,174 @@
+"""The whole run: SAEs, a language model, a server that judges, and where the scores end up."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sae_lens import SAE
+from safetensors.torch import load_file
+
+from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation.autointerp.results import AutoInterpretation
+from sae_lens_meta.evaluation.comparison import Comparison
+from sae_lens_meta.evaluation.report import write_report
+from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from tests.judges import Guesser, JudgeServer, judge_server
+from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
+
+pytestmark = pytest.mark.slow
+TOKENS = 16_000
+SOURCE = ["--context_size", str(CONTEXT), "--tokens", str(TOKENS)]
+SMALL = ["--latents", "12", "--window", "8", "--explaining", "6", "--active", "4"]
+SMALL += ["--boundary", "1", "--silent", "4", "--shown", "4"]
+
+
+@pytest.fixture(scope="module")
+def saes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    model = save_tiny_llama(folder / "model")
+    return {
+        "joint": save_trained(model, folder / "joint"),
+        "solo": save_trained(model, folder / "solo", decomposability_coefficient=0),
+    }
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with judge_server(JudgeServer(answer=Guesser().answer)) as running:
+        yield running
+
+
+def interpret(
+    server: JudgeServer, output: Path, paths: dict[str, Path], *more: str
+) -> AutoInterpretation:
+    named = [x for name, path in paths.items() for x in ("--sae", f"{name}={path}")]
+    judge = ["--judge-url", server.url, "--judge-model", "guesser"]
+    arguments = [*named, *judge, *SMALL, *SOURCE, "--output", str(output), *more]
+    main(["autointerp", *arguments])
+    return AutoInterpretation.load(output / "autointerp.json")
+
+
+def test_matched_latents_of_two_saes_are_scored_and_a_second_run_is_free(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    found = interpret(server, tmp_path / "out", saes, "--random_directions")
+    assert [sae.name for sae in found.saes] == ["joint", "solo", "random directions"]
+    assert found.judge == "guesser" and found.prompt_version == 1
+    assert found.usage.requests == len(server.requests)
+    for sae in found.saes:
+        assert len(sae.latents) == 12
+        assert [one.latent for one in sae.shuffled] == [
+            one.latent for one in sae.latents
+        ]
+    joint, solo = (found.saes[i].latents for i in (0, 1))
+    rows = [SAE.load_from_disk(path).W_dec.detach() for path in saes.values()]
+    cosine = torch.nn.functional.cosine_similarity(
+        rows[0][[one.latent for one in joint]], rows[1][[one.latent for one in solo]]
+    )
+    assert cosine.mean() > 0.5, "they are matched"
+    for difference in found.differences:
+        n = difference.n_pairs + difference.n_one_missing + difference.n_both_missing
+        assert n == len(joint) == len(solo)
+    assert (
+        sum(q[1].n_pairs for q in found.by_firing_rate) == found.differences[1].n_pairs
+    )
+    n_requests = len(server.requests)
+    again = interpret(server, tmp_path / "out", saes, "--random_directions")
+    assert len(server.requests) == n_requests and again.usage.requests == 0
+    assert again.saes == found.saes and again.differences == found.differences
+
+
+def test_the_same_sae_twice_differs_in_nothing_and_is_asked_about_once(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    alone = interpret(server, tmp_path / "one", {"a": saes["joint"]})
+    n_alone = len(server.requests)
+    found = interpret(
+        server, tmp_path / "two", {"a": saes["joint"], "b": saes["joint"]}
+    )
+    assert len(server.requests) == 2 * n_alone
+    assert [one.latent for one in found.saes[0].latents] == [
+        one.latent for one in alone.saes[0].latents
+    ]
+    assert all(d.difference in (0, None) for d in found.differences)
+    assert found.differences[1].difference == 0
+
+
+def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    output = str(tmp_path / "comparison")
+    pair = ["--joint", str(saes["joint"]), "--solo", str(saes["solo"])]
+    quick = ["--ce_tokens", "256", "--min_fired", "3", "--output", output]
+    main(["compare", *pair, *quick, *SOURCE])
+    found = interpret(server, tmp_path / "out", saes, "--comparison", output)
+    comparison = Comparison.load(tmp_path / "comparison" / "comparison.json")
+    summary = comparison.autointerp
+    assert summary is not None and summary.pair == ["joint", "solo"]
+    assert summary.means["joint"] == found.saes[0].means()
+    report = (tmp_path / "comparison" / "report.html").read_text()
+    mean = found.saes[1].means()[1]
+    assert mean.mean is not None
+    shown = f"{mean.mean:.3f} ({mean.n} of {mean.n_asked}"
+    assert "Judge: guesser" in report and shown in report
+    comparison.autointerp = None
+    write_report(comparison, tmp_path / "without.html")
+    assert "Judge" not in (tmp_path / "without.html").read_text()
+    other = {
+        "x": save_trained(saes["joint"].parent / "model", tmp_path / "x", init_seed=9)
+    }
+    with pytest.raises(SystemExit, match="did not measure the SAE 'x'"):
+        interpret(server, tmp_path / "other", other, "--comparison", output)
+
+
+def test_the_export_is_what_delphi_loads(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    interpret(
+        server, tmp_path / "out", {"a": saes["joint"]}, "--delphi", str(tmp_path / "d")
+    )
+    folder = tmp_path / "d" / "a" / HOOK
+    config = json.loads((folder / "config.json").read_text())
+    assert config["ctx_len"] == CONTEXT and Path(config["model_name"]).is_dir()
+    (path,) = folder.glob("*.safetensors")
+    first, last = map(int, path.stem.split("_"))
+    data = load_file(path)
+    sae = SAE.load_from_disk(saes["joint"])
+    assert (first, last) == (0, sae.cfg.d_sae - 1)
+    source = load_source(SourceConfig(context_size=CONTEXT), sae)
+    batches = list(source.stream(sae, TOKENS))
+    acts = sae.encode(torch.cat([b.activations for b in batches]))
+    assert torch.equal(data["tokens"], torch.cat([b.tokens for b in batches]))
+    rows, places, latents = data["locations"].long().T
+    dense = torch.zeros_like(acts)
+    dense[rows, places, latents + first] = data["activations"].float()
+    chosen = latents.unique()
+    assert len(chosen) >= 12 and set(chosen.tolist()) < set(range(sae.cfg.d_sae))
+    assert torch.allclose(dense[..., chosen], acts[..., chosen], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sae", "joint"], "--sae takes NAME=PATH, each name once; got 'joint'"),
+        (["--sae", "a=x", "--sae", "a=y"], "each name once"),
+        (
+            ["--sae", "a=x", "--sae", "b=y", "--sae", "c=z"],
+            "Give one or two SAEs, got 3",
+        ),
+        (["--sae", "a=nowhere"], "There is no SAE folder at nowhere"),
+        (
+            ["--sae", "a=x", "--active", "2", "--boundary", "2"],
+            "boundary must be at least 0",
+        ),
+        (["--sae", "a=x", "--latents", "0"], "latents must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_read(
+    arguments: list[str], message: str
+) -> None:
+    judge = ["--judge_url", "http://127.0.0.1:1/v1", "--judge_model", "m"]
+    with pytest.raises(SystemExit, match=message):
+        main(["autointerp", *arguments, *judge])
