@@ -82,7 +82,8 @@ class JudgeServer:
 
     Attributes:
         answer: the text of a reply.
-        formats: kinds of `response_format` that it takes; others are refused with 400.
+        formats: kinds of `response_format` that it takes.
+        refusal: status that others are refused with.
         faults: what happens to the next requests: a status, seconds to wait, `die`, or a text.
         requests: bodies that it was sent.
         keys: authorization headers that it was sent.
@@ -91,6 +92,7 @@ class JudgeServer:
 
     answer: Callable[[Messages], str] = field(default_factory=lambda: Oracle().answer)
     formats: tuple[str, ...] = ("json_schema", "json_object")
+    refusal: int = 400
     faults: list[Any] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
@@ -137,7 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, int):
             self._send(fault, {"error": {"message": "as the test wants it"}})
         elif asked is not None and asked not in judge.formats:
-            self._send(400, {"error": {"message": f"unknown response_format {asked}"}})
+            self._send(
+                judge.refusal,
+                {"error": {"message": f"unknown response_format {asked}"}},
+            )
         else:
             if isinstance(fault, float):
                 time.sleep(fault)

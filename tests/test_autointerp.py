@@ -321,9 +321,9 @@ def test_what_a_server_cannot_constrain_is_asked_for_without(
         ("json_object",): ["json_schema", "json_object", "json_object"],
         (): ["json_schema", "json_object", None, None],
     }
-    for formats, asked in expected.items():
-        with judge_server(JudgeServer(formats=formats)) as server:
-            judge = OpenAIJudge(server.url, "m")
+    for (formats, asked), refusal in itertools.product(expected.items(), (400, 500)):
+        with judge_server(JudgeServer(formats=formats, refusal=refusal)) as server:
+            judge = OpenAIJudge(server.url, "m", max_retries=0)
             for _ in range(2):
                 assert json.loads(generate(judge, schema).text) == {"answers": [0]}
             types = [r.get("response_format", {}).get("type") for r in server.requests]

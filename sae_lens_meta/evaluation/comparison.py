@@ -90,7 +90,7 @@ class Difference:
         baseline: the other variant.
         figure: a figure of the headline table.
         percent: of the mean over the variant's SAEs to that over the baseline's; None where
-            the latter is not above 0.
+            the latter is not above 0, and for counts.
         over_tokens: interval over blocks of tokens, for these very SAEs; None for a figure
             that comes from the weights alone, or where there are fewer than 8 blocks.
         over_seeds: interval over seeds, on these very tokens; None where both have one.
@@ -221,6 +221,9 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = {
     },
 }
 """Figures of the headline table, by label."""
+
+COUNTS = ("latents compared", "latents that never fire")
+"""Those whose change in percent would say nothing: small, or the same by construction."""
 
 
 def comparison_table(comparison: Comparison) -> Table:

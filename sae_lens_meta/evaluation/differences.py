@@ -3,6 +3,7 @@
 import numpy as np
 
 from sae_lens_meta.evaluation.comparison import (
+    COUNTS,
     HEADLINE,
     PHI,
     ComparedSAE,
@@ -80,7 +81,7 @@ def _difference(
     values, base = ([figure(s) for s in variants[v]] for v in (variant, baseline))
     mean, base_mean = float(np.mean(values)), float(np.mean(base))
     percent = over_tokens = over_seeds = None
-    if base_mean > 0:
+    if base_mean > 0 and label not in COUNTS:
         percent = 100 * (mean / base_mean - 1)
         over_seeds = percent_over_seeds(values, base)
         drawn = [

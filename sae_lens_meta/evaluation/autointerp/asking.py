@@ -72,7 +72,9 @@ class Asker:
         self.bar = tqdm(desc=f"Asking {judge.model}", unit="reply")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._kept = sqlite3.connect(path)
+        # with WAL, what a crash of the machine may lose is the last replies, never the file
         self._kept.execute("PRAGMA journal_mode=WAL")
+        self._kept.execute("PRAGMA synchronous=NORMAL")
         self._kept.execute(
             "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT)"
         )

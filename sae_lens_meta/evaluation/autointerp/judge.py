@@ -10,6 +10,7 @@ from openai import APIError, APIStatusError, AsyncOpenAI
 from sae_lens_meta.evaluation.autointerp.prompts import Messages
 
 API_KEY = "OPENAI_API_KEY"
+UNKNOWN_FORMAT = (400, 422, 500)  # 500 is llama-cpp-python's
 
 
 class Judge(Protocol):
@@ -125,7 +126,7 @@ class OpenAIJudge:
                 )
             except APIStatusError as error:
                 is_last = place + 1 == len(formats)
-                if error.status_code not in (400, 422) or is_last:
+                if error.status_code not in UNKNOWN_FORMAT or is_last:
                     raise
                 continue
             if schema:

@@ -72,6 +72,7 @@ def _svg(draw: Callable[[Axes], None]) -> str:
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.subplots())
+        figure.legend(loc="outside upper left", frameon=False, fontsize="small")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     svg = buffer.getvalue()
@@ -104,7 +105,6 @@ def _distributions(
         ax.set_yscale("log")
     ax.set_xlabel(label)
     ax.set_ylabel("share")
-    ax.legend(frameon=False)
 
 
 def _phi_difference(ax: Axes, variants: dict[str, list[ComparedSAE]]) -> None:
@@ -118,7 +118,6 @@ def _phi_difference(ax: Axes, variants: dict[str, list[ComparedSAE]]) -> None:
     ax.set_xlim(-0.3, 1)
     ax.set_xlabel("phi")
     ax.set_ylabel("share minus solo's")
-    ax.legend(frameon=False)
 
 
 def _pareto(ax: Axes, variants: dict[str, list[ComparedSAE]]) -> None:
@@ -128,4 +127,3 @@ def _pareto(ax: Axes, variants: dict[str, list[ComparedSAE]]) -> None:
         ax.plot(x, y, "o" if saes[0].role == "joint" else "s", label=variant)
     ax.set_xlabel("normalised L2 (less is better)")
     ax.set_ylabel(f"{PHI} (less is better)")
-    ax.legend(frameon=False)

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from sae_lens_meta.evaluation.comparison import (
+    COUNTS,
     HEADLINE,
     CandidateWithContexts,
     ComparedSAE,
@@ -64,7 +65,9 @@ def _cell(
 ) -> _Cell:
     figure = HEADLINE[label]
     values = [figure.of(sae) for sae in saes]
-    interval = mean_over_seeds(values) or saes[0].intervals.get(label)
+    interval = None
+    if label not in COUNTS:
+        interval = mean_over_seeds(values) or saes[0].intervals.get(label)
     percent = difference.percent if difference else None
     return _Cell(
         variant=variant,
