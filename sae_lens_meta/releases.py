@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from huggingface_hub.errors import HFValidationError
@@ -146,6 +146,7 @@ class Release(_Strict):
         bundled: whether they travel inside the package.
         model: language model.
         hook: whose activations the SAEs read.
+        conversion_func: what SAELens loads them with; there is one.
         licence: of the weights.
         paper: URL.
         training: one sentence on how the SAEs were, or are to be, trained.
@@ -160,6 +161,7 @@ class Release(_Strict):
     bundled: bool = False
     model: str
     hook: str
+    conversion_func: Literal["sae_lens_meta"]
     licence: str
     paper: str
     training: str

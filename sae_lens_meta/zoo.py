@@ -102,7 +102,7 @@ def _lookup(release: Release) -> PretrainedSAELookup:
         release=release.name,
         repo_id=release.repo_id,
         model=release.model,
-        conversion_func=LOADER,
+        conversion_func=release.conversion_func,
         saes_map={sae.id: sae.path for sae in release.saes},
         # SAELens's own defaults where nothing is known
         expected_var_explained={

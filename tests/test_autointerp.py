@@ -18,8 +18,8 @@ from sae_lens_meta.evaluation.autointerp import prompts
 from sae_lens_meta.evaluation.autointerp.asking import Asker, LimitReached, Limits
 from sae_lens_meta.evaluation.autointerp.autointerp import (
     AutointerpConfig,
-    _interpret_one,
-    _Subject,
+    Subject,
+    interpret_one,
 )
 from sae_lens_meta.evaluation.autointerp.contexts import (
     ContextCollector,
@@ -114,9 +114,9 @@ def test_a_latent_that_fires_too_rarely_is_none() -> None:
 
 def run(asker: Asker, contexts: dict[int, LatentContexts]) -> InterpretedSAE:
     examiner = Examiner(asker, word, n_shown=5)
-    subject = _Subject("sae", relu_sae(), "", list(contexts), dict(contexts))
+    subject = Subject("sae", relu_sae(), "", list(contexts), dict(contexts))
     found = list(contexts.values())
-    return asyncio.run(_interpret_one(subject, found, examiner, AutointerpConfig()))
+    return asyncio.run(interpret_one(subject, found, examiner, AutointerpConfig()))
 
 
 def means(sae: InterpretedSAE, shuffled: bool = False) -> list[Any]:
@@ -272,6 +272,27 @@ def test_a_run_that_dies_goes_on_where_it_was_and_a_cap_stops_it(
     last = Oracle()
     assert run(Asker(last, path, Limits()), contexts) == expected
     assert last.n_asked == whole.n_asked - 40 - 50 - 10
+
+
+def test_a_client_of_delphis_kind_is_a_judge(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Response:
+        def __init__(self, text: str):
+            self.text = text
+
+    class Client:
+        """What delphi's abstract client asks of its subclasses, and what they return."""
+
+        def __init__(self, model: str):
+            self.model = model
+
+        async def generate(self, prompt: Any, **kwargs: Any) -> Response:  # noqa: ARG002
+            return Response(Oracle().answer(prompt))
+
+    asker = Asker(Client("of delphi"), tmp_path / "a.sqlite", Limits(max_tokens=1))
+    assert min(means(run(asker, contexts))) > 0.97
+    assert asker.usage.prompt_tokens == 0, "which it does not tell"
 
 
 def test_no_more_are_asked_at_a_time_than_allowed(

@@ -1,5 +1,6 @@
 """From a folder to a release: what is uploaded, what is refused, what a fault leaves behind."""
 
+import copy
 import json
 import os
 import pickle
@@ -23,8 +24,11 @@ from safetensors.torch import load_file, save_file
 from sae_lens_meta import MetaTrainingSAE, releases, zoo
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation.autointerp.paired import paired_difference
+from sae_lens_meta.evaluation.autointerp.results import AutointerpSummary, ScoreMean
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing import upload
+from sae_lens_meta.publishing.card import model_card
 from sae_lens_meta.publishing.package import Package, make_package
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.publishing.upload import PublishError
@@ -187,6 +191,30 @@ def test_the_card_has_the_figures_of_the_comparison(
         assert part in text, part
     snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     exec(compile(snippet, "card", "exec"), {})  # the first one needs no plugin
+
+
+def test_the_card_has_a_judges_scores_where_there_are_any(
+    package: Package, list_path: Path
+) -> None:
+    mean = ScoreMean("fuzzing", 0.6127, None, 48, 50, {"unreadable": 2})
+    package = replace(package, comparison=copy.deepcopy(package.comparison))
+    package.comparison.autointerp = AutointerpSummary(
+        judge="a judge",
+        prompt_version=1,
+        means={"joint": [mean]},
+        shuffled={"joint": [replace(mean, mean=0.5, n=50, missing={})]},
+        pair=["joint", "solo"],
+        differences=[paired_difference("fuzzing", [(0.6, 0.5)] * 9)],
+    )
+    text = str(model_card(package, releases.load_zoo(list_path).releases[0], "text"))
+    assert "Judge: a judge; scores of another judge are not comparable" in text
+    row = "| joint | fuzzing, chance 0.5 | 0.613 (48 of 50; 2 unreadable) | 0.500 (50 of 50) |"
+    assert row in text
+    assert "joint less solo, over matched latents:" in text
+    assert "- fuzzing: +0.100 (+0.100 to +0.100), p 0.00" in text
+    package.comparison.autointerp = None
+    text = str(model_card(package, releases.load_zoo(list_path).releases[0], "text"))
+    assert "udge" not in text and "## Limits" in text
 
 
 def test_the_entry_is_written_and_the_release_loads_by_its_name(

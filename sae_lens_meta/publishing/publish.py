@@ -16,6 +16,7 @@ from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import upload
 from sae_lens_meta.releases import (
+    LOADER,
     Release,
     ReleasedSAE,
     check_repo_id,
@@ -135,6 +136,7 @@ def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
         published=True,
         model=scrubbed(cfg.base_model or (known.model if known else model)),
         hook=package.hook,
+        conversion_func=LOADER,
         licence=cfg.licence or (known.licence if known else UNKNOWN),
         paper=known.paper if known else PAPER,
         training=scrubbed(cfg.training or _training(path, package)),

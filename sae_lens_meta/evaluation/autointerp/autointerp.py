@@ -133,8 +133,17 @@ class AutointerpConfig:
 
 
 @dataclass
-class _Subject:
-    """An SAE, and which of its latents are drawn, paired by place with those of the other."""
+class Subject:
+    """
+    An SAE that is interpreted.
+
+    Attributes:
+        name: to show it under.
+        sae: itself.
+        sha256: of its weights as saved; empty for a control.
+        drawn: its latents that are drawn, paired by place with those of the other SAE.
+        contexts: of those.
+    """
 
     name: str
     sae: SAE[Any]
@@ -205,7 +214,7 @@ def autointerp(
 
 
 def _collect(
-    subject: _Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
+    subject: Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
 ) -> Contexts:
     """Windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
@@ -222,7 +231,7 @@ def _collect(
 
 def _subjects(
     paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
-) -> list[_Subject]:
+) -> list[Subject]:
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
     saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
@@ -237,12 +246,12 @@ def _subjects(
         order = order[partner[order] >= 0][:n_drawn]
         drawn = [order.tolist(), partner[order].tolist()]
     return [
-        _Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
+        Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
         for (name, sae), latents in zip(saes.items(), drawn, strict=True)
     ]
 
 
-def _usable(subjects: list[_Subject], n_latents: int) -> list[int]:
+def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
     """The first places whose latents fire in enough windows, in every SAE."""
     places = [
         place
@@ -258,20 +267,20 @@ def _usable(subjects: list[_Subject], n_latents: int) -> list[int]:
 
 
 def _random_directions(
-    subject: _Subject, source: ActivationSource, cfg: AutointerpConfig
-) -> _Subject:
+    subject: Subject, source: ActivationSource, cfg: AutointerpConfig
+) -> Subject:
     batches = source.stream(subject.sae, N_RATE_TOKENS)
     activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
     sae = random_direction_sae(subject.sae, activations, cfg.seed)
-    return _Subject("random directions", sae, "", subject.drawn)
+    return Subject("random directions", sae, "", subject.drawn)
 
 
 async def _interpret(
-    jobs: list[tuple[_Subject, list[int]]], examiner: Examiner, cfg: AutointerpConfig
+    jobs: list[tuple[Subject, list[int]]], examiner: Examiner, cfg: AutointerpConfig
 ) -> list[InterpretedSAE]:
     return await _all(
         [
-            _interpret_one(
+            interpret_one(
                 subject,
                 [one for p in places if (one := subject.contexts[subject.drawn[p]])],
                 examiner,
@@ -282,12 +291,24 @@ async def _interpret(
     )
 
 
-async def _interpret_one(
-    subject: _Subject,
+async def interpret_one(
+    subject: Subject,
     contexts: list[LatentContexts],
     examiner: Examiner,
     cfg: AutointerpConfig,
 ) -> InterpretedSAE:
+    """
+    Explains latents of one SAE and scores the explanations.
+
+    Args:
+        subject: the SAE.
+        contexts: of the latents to interpret.
+        examiner: who asks.
+        cfg: whether to score shuffled explanations too.
+
+    Raises:
+        JudgeError, LimitReached: as `Asker.ask`.
+    """
     explained = await _all([examiner.explain(one) for one in contexts])
     jobs = [
         _scored(examiner, one, found.explanation, context)
