@@ -129,6 +129,12 @@ def interpret_saved(
     console.print(autointerp_table(found))
     for difference in found.differences:
         console.print(show_difference(difference))
+    for sae in found.saes:
+        if len(sae.latents) < cfg.latents:
+            console.print(
+                f"{sae.name}: {len(sae.latents)} of {cfg.latents} latents; the others drawn "
+                "fire in too few windows. Read more --tokens."
+            )
     console.print(show_usage(found.usage))
     console.print(f"Written: {cfg.output / FILENAME}")
     if comparison:

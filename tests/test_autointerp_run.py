@@ -1,5 +1,6 @@
 """The whole run: SAEs, a language model, a server that judges, and where the scores end up."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_matched_latents_of_two_saes_are_scored_and_a_second_run_is_free(
     again = interpret(server, tmp_path / "out", saes, "--random_directions")
     assert len(server.requests) == n_requests and again.usage.requests == 0
     assert again.saes == found.saes and again.differences == found.differences
+
+
+def test_it_runs_where_an_event_loop_runs_already_as_in_a_notebook(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    async def cell() -> AutoInterpretation:
+        return interpret(server, tmp_path / "out", {"a": saes["joint"]})
+
+    assert len(asyncio.run(cell()).saes[0].latents) == 12
 
 
 def test_the_same_sae_twice_differs_in_nothing_and_is_asked_about_once(

@@ -88,9 +88,8 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
     package = make_package(path, comparison, cfg.output)
     release = _release(path, cfg, package)
     if cfg.release:
-        list_with(
-            release
-        )  # what is wrong with the entry must not show after the upload
+        # what is wrong with the entry must not show only after the upload
+        list_with(release)
     dataset = scrubbed(cfg.dataset or package.metadata.get("dataset_path") or UNKNOWN)
     model_card(package, release, dataset).save(package.folder / CARD)
     package.names.append(CARD)
@@ -174,7 +173,8 @@ def _training(path: Path, package: Package) -> str:
         runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
         tokens = f"{runner.get('training_tokens', 0):,} tokens of "
     return (
-        f"{tokens}{metadata.get('dataset_path')}, context {metadata.get('context_size')}, "
+        f"{tokens}{metadata.get('dataset_path') or 'a text that is not recorded'}, "
+        f"context {metadata.get('context_size')}, "
         f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
         f"sigma^2 {settings['decomposability_bandwidth']:g}, meta SAE "
         f"{settings['meta_d_sae']:,} / {settings['meta_k']:g}"

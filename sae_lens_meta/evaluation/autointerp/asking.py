@@ -71,7 +71,7 @@ class Asker:
         self.usage = Usage()
         self.bar = tqdm(desc=f"Asking {judge.model}", unit="reply")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._kept = sqlite3.connect(path)
+        self._kept = sqlite3.connect(path, check_same_thread=False)
         # with WAL, what a crash of the machine may lose is the last replies, never the file
         self._kept.execute("PRAGMA journal_mode=WAL")
         self._kept.execute("PRAGMA synchronous=NORMAL")

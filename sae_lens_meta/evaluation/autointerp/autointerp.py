@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +22,10 @@ from sae_lens_meta.evaluation.autointerp.contexts import (
     ContextPlan,
     LatentContexts,
 )
-from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
+from sae_lens_meta.evaluation.autointerp.controls import (
+    check_thresholds,
+    random_direction_sae,
+)
 from sae_lens_meta.evaluation.autointerp.delphi import DelphiCache
 from sae_lens_meta.evaluation.autointerp.judge import Judge
 from sae_lens_meta.evaluation.autointerp.paired import (
@@ -192,7 +196,7 @@ def autointerp(
         control.contexts = _collect(control, source, source_cfg.tokens, cfg)
         jobs.append((control, _usable([control], cfg.latents)))
     try:
-        saes = asyncio.run(_interpret(jobs, examiner, cfg))
+        saes = _run(_interpret(jobs, examiner, cfg))
     finally:
         asker.close()
     pairs = list(zip(*(sae.latents for sae in saes[: len(subjects)]), strict=True))
@@ -236,6 +240,8 @@ def _subjects(
         raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
     saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
     check_comparable(saes, any_model=source_cfg.model is not None)
+    if cfg.random_directions:
+        check_thresholds(next(iter(saes.values())))
     first, *others = saes.values()
     # twice as many as asked for, since some fire too rarely
     n_drawn = min(2 * cfg.latents, first.cfg.d_sae)
@@ -273,6 +279,16 @@ def _random_directions(
     activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
     sae = random_direction_sae(subject.sae, activations, cfg.seed)
     return Subject("random directions", sae, "", subject.drawn)
+
+
+def _run(job: Coroutine[Any, Any, Any]) -> Any:
+    """Runs `job` to its end, in a notebook too, whose loop runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(job)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, job).result()
 
 
 async def _interpret(

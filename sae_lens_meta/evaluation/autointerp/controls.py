@@ -11,6 +11,20 @@ from sae_lens_meta.evaluation.activations import encode
 NEVER = torch.finfo(torch.float32).max
 
 
+def check_thresholds(sae: SAE[Any]) -> None:
+    """
+    Checks that a control can be made of `sae`.
+
+    Raises:
+        ValueError: if it has no thresholds.
+    """
+    if not hasattr(sae, "threshold"):
+        raise ValueError(
+            f"An SAE of architecture {sae.cfg.architecture()!r} has no thresholds, which the "
+            "control of random directions needs; give a jumprelu SAE."
+        )
+
+
 @torch.no_grad()
 def random_direction_sae(
     sae: SAE[Any], activations: torch.Tensor, seed: int = 0
@@ -29,11 +43,7 @@ def random_direction_sae(
     Raises:
         ValueError: if `sae` has no thresholds.
     """
-    if not hasattr(sae, "threshold"):
-        raise ValueError(
-            f"An SAE of architecture {sae.cfg.architecture()!r} has no thresholds; give a "
-            "jumprelu SAE."
-        )
+    check_thresholds(sae)
     control: Any = copy.deepcopy(sae)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(sae.cfg.d_sae, sae.cfg.d_in, generator=generator).to(sae.device)
