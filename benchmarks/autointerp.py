@@ -61,7 +61,9 @@ def main() -> None:
         asker = Asker(
             OpenAIJudge(server.url, "stub"), Path(d) / "replies.sqlite", Limits()
         )
-        examiner = Examiner(asker, lambda token: f"w{token} ", cfg.shown)
+        examiner = Examiner(
+            asker, lambda tokens: "".join(f"w{t} " for t in tokens), cfg.shown
+        )
         subject = Subject("stub", sae, "", list(contexts), contexts)
         scored = asyncio.run(interpret_one(subject, found, examiner, cfg))
         asker.close()

@@ -29,6 +29,7 @@ from sae_lens_meta.evaluation.autointerp.results import (
 from sae_lens_meta.evaluation.compare import (
     CompareConfig,
     add_autointerp,
+    check_measured,
     compare,
 )
 from sae_lens_meta.evaluation.comparison import comparison_table
@@ -124,6 +125,8 @@ def interpret_saved(
                 "joint=demo_out/joint."
             )
         paths[name] = Path(path)
+    if comparison:
+        check_measured(paths.values(), comparison)
     found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
     console = Console()
     console.print(autointerp_table(found))
@@ -132,8 +135,8 @@ def interpret_saved(
     for sae in found.saes:
         if len(sae.latents) < cfg.latents:
             console.print(
-                f"{sae.name}: {len(sae.latents)} of {cfg.latents} latents; the others drawn "
-                "fire in too few windows. Read more --tokens."
+                f"{sae.name}: {len(sae.latents)} of {cfg.latents} latents; {sae.n_left_out} "
+                "that were drawn fire in too few windows, or are silent in too few."
             )
     console.print(show_usage(found.usage))
     console.print(f"Written: {cfg.output / FILENAME}")

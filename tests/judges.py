@@ -84,7 +84,8 @@ class JudgeServer:
         answer: the text of a reply.
         formats: kinds of `response_format` that it takes.
         refusal: status that others are refused with.
-        faults: what happens to the next requests: a status, seconds to wait, `die`, or a text.
+        faults: what happens to the next requests: a status, seconds to wait, `die`, the text of
+            a reply, or all of the bytes that are answered.
         requests: bodies that it was sent.
         keys: authorization headers that it was sent.
         url: its address.
@@ -136,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = body.get("response_format", {}).get("type")
         if fault == "die":
             self.close_connection = True
+        elif isinstance(fault, bytes):
+            self._send(200, fault)
         elif isinstance(fault, int):
             self._send(fault, {"error": {"message": "as the test wants it"}})
         elif asked is not None and asked not in judge.formats:
@@ -149,8 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             text = fault if isinstance(fault, str) else judge.answer(body["messages"])
             self._send(200, _completion(body["model"], text))
 
-    def _send(self, status: int, value: dict[str, Any]) -> None:
-        content = json.dumps(value).encode()
+    def _send(self, status: int, value: dict[str, Any] | bytes) -> None:
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Retry-After", "0")

@@ -3,8 +3,11 @@
 import asyncio
 import itertools
 import json
+import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from sae_lens_meta.evaluation.autointerp.asking import Asker, LimitReached, Limi
 from sae_lens_meta.evaluation.autointerp.autointerp import (
     AutointerpConfig,
     Subject,
+    _interpret,
     interpret_one,
 )
 from sae_lens_meta.evaluation.autointerp.contexts import (
@@ -28,7 +32,12 @@ from sae_lens_meta.evaluation.autointerp.contexts import (
     Window,
 )
 from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
-from sae_lens_meta.evaluation.autointerp.judge import JudgeError, OpenAIJudge
+from sae_lens_meta.evaluation.autointerp.judge import (
+    JudgeError,
+    JudgeRefused,
+    OpenAIJudge,
+    Reply,
+)
 from sae_lens_meta.evaluation.autointerp.paired import paired_difference
 from sae_lens_meta.evaluation.autointerp.results import InterpretedSAE
 from sae_lens_meta.evaluation.autointerp.scoring import (
@@ -65,8 +74,8 @@ def batches(n: int = 12, seed: int = 0) -> Iterator[ActivationBatch]:
         yield ActivationBatch(tokens, activations)
 
 
-def word(token: int) -> str:
-    return f"w{token} "
+def words(tokens: list[int]) -> str:
+    return "".join(f"w{token} " for token in tokens)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,8 @@ def test_windows_are_of_the_kind_they_are_said_to_be(
     for latent, found in contexts.items():
         lists = (found.explaining, found.active, found.silent)
         assert [len(windows) for windows in lists] == [8, 8, 8]
+        assert len(found.marking) == 8
+        assert not any(window in found.active for window in found.marking)
         texts = [tuple(window.tokens) for windows in lists for window in windows]
         assert len(set(texts)) == len(texts), "no text stands twice"
         for window in itertools.chain(*lists):
@@ -113,7 +124,7 @@ def test_a_latent_that_fires_too_rarely_is_none() -> None:
 
 
 def run(asker: Asker, contexts: dict[int, LatentContexts]) -> InterpretedSAE:
-    examiner = Examiner(asker, word, n_shown=5)
+    examiner = Examiner(asker, words, n_shown=5)
     subject = Subject("sae", relu_sae(), "", list(contexts), dict(contexts))
     found = list(contexts.values())
     return asyncio.run(interpret_one(subject, found, examiner, AutointerpConfig()))
@@ -290,9 +301,9 @@ def test_a_client_of_delphis_kind_is_a_judge(
         async def generate(self, prompt: Any, **kwargs: Any) -> Response:  # noqa: ARG002
             return Response(Oracle().answer(prompt))
 
-    asker = Asker(Client("of delphi"), tmp_path / "a.sqlite", Limits(max_tokens=1))
+    asker = Asker(Client("of delphi"), tmp_path / "a.sqlite", Limits())
     assert min(means(run(asker, contexts))) > 0.97
-    assert asker.usage.prompt_tokens == 0, "which it does not tell"
+    assert asker.usage.prompt_tokens > 0, "estimated, since it does not tell"
 
 
 def test_no_more_are_asked_at_a_time_than_allowed(
@@ -428,15 +439,182 @@ def test_random_directions_fire_as_often_as_the_latents_they_stand_for() -> None
 
 
 def test_a_text_is_shown_with_its_marks_in_one_line() -> None:
-    def decode(token: int) -> str:
-        return ["a", " b", "\n", " c"][token]
+    def decode(tokens: list[int]) -> str:
+        return "".join(["a", " b", "\n", " c"][token] for token in tokens)
 
     marks = [False, True, True, False]
-    assert prompts.marked([0, 1, 2, 3], marks, decode) == "a<< b\\n>> c"
-    assert prompts.marked([0, 1], [True, True], decode) == "<<a b>>"
+    assert prompts.marked([0, 1, 2, 3], marks, decode) == "a⟦ b\\n⟧ c"
+    assert prompts.marked([0, 1], [True, True], decode) == "⟦a b⟧"
     assert prompts.plain([0, 1, 2], decode) == "a b\\n"
     window = Window([0, 1], [0.0, 2.0])
     weaker = Window([3, 1], [0.0, 0.9])
     asked = prompts.explain([window, weaker], decode)[1]["content"]
-    assert "Text 1: a<< b>>\nStrengths: ' b' 10" in asked
-    assert "Text 2:  c<< b>>\nStrengths: ' b' 4" in asked
+    assert "Text 1: a⟦ b⟧\nStrengths: ' b' 10" in asked
+    assert "Text 2:  c⟦ b⟧\nStrengths: ' b' 4" in asked
+
+
+def test_tokens_are_shown_as_they_stand_in_the_text() -> None:
+    # a tokenizer that drops the space of what it decodes first, and one character of 2 tokens
+    def decode(tokens: list[int]) -> str:
+        raw = b"".join(
+            [b" the", b" cat", b"\xc3", b"\xa9", b"\xe2\x9f\xa6"][t] for t in tokens
+        )
+        return raw.decode(errors="replace").removeprefix(" ")
+
+    assert prompts.pieces([0, 1, 2, 3, 1], decode) == ["the", " cat", "", "é", " cat"]
+    assert prompts.plain([1, 4], decode) == "cat[", "a bracket of the text is no mark"
+    assert prompts.marked([0, 2, 3], [False, True, True], decode) == "the⟦é⟧"
+
+
+@pytest.mark.parametrize("n_shown", [5, 16])
+def test_marks_that_are_the_only_ones_of_their_kind_say_nothing(n_shown: int) -> None:
+    """Who ignores text and explanation and looks for repeated marks must be at chance."""
+
+    class Copyist(Oracle):
+        def answer(self, prompt: prompts.Messages) -> str:
+            if "stand between" not in prompt[0]["content"]:
+                return super().answer(prompt)
+            shapes = [
+                tuple(
+                    m.start() for m in re.finditer("[⟦⟧]", re.sub(r"w\d+", "w", text))
+                )
+                for text in texts_of(prompt)
+            ]
+            return json.dumps({"answers": [int(shapes.count(s) == 1) for s in shapes]})
+
+    scores = []
+    for seed in range(12):
+        collector = ContextCollector(relu_sae(), range(N_LATENTS), PLAN, seed)
+        for batch in batches(seed=seed):
+            collector.update(batch)
+        contexts: Any = collector.result()
+        with TemporaryDirectory() as folder:
+            asker = Asker(Copyist(), Path(folder) / "a.sqlite", Limits())
+            examiner = Examiner(asker, words, n_shown)
+            for one in contexts.values():
+                answer = examiner.score("fuzzing", "anything", one)
+                scores.append(asyncio.run(answer)[1])
+    found = stats.ttest_1samp(scores, 0.5)
+    assert abs(np.mean(scores) - 0.5) < 0.03, (np.mean(scores), found)
+
+
+def test_windows_kept_do_not_keep_their_batches() -> None:
+    collector = ContextCollector(relu_sae(), range(N_LATENTS), PLAN)
+    for batch in batches(3):
+        collector.update(batch)
+    for heap in (*collector._strongest, *collector._sample):
+        for _, _, (_, activations) in heap:
+            storage = activations.untyped_storage()
+            assert storage.nbytes() == activations.nbytes
+
+
+class Slow(Oracle):
+    """Is never done at once, as a real judge."""
+
+    async def generate(self, prompt: Any, **options: Any) -> Any:
+        await asyncio.sleep(0.005)
+        return await super().generate(prompt, **options)
+
+
+def kept(path: Path) -> int:
+    with sqlite3.connect(path) as file:
+        return file.execute("SELECT count(*) FROM replies").fetchone()[0]
+
+
+def interpret(asker: Asker, contexts: dict[int, LatentContexts]) -> Any:
+    """As `run`, waiting at the end for what is in flight."""
+    subject = Subject("sae", relu_sae(), "", list(contexts), dict(contexts))
+    places = list(range(len(contexts)))
+    examiner = Examiner(asker, words, n_shown=5)
+    return asyncio.run(_interpret([(subject, places)], examiner, AutointerpConfig()))
+
+
+@pytest.mark.parametrize("cap", [5, 50])
+def test_a_cap_keeps_every_reply_that_was_paid_for(
+    contexts: dict[int, LatentContexts], tmp_path: Path, cap: int
+) -> None:
+    judge, path = Slow(), tmp_path / "a.sqlite"
+    with pytest.raises(LimitReached, match=f"{cap} is reached"):
+        interpret(Asker(judge, path, Limits(max_requests=cap)), contexts)
+    assert judge.n_asked == kept(path) == cap
+    more = Slow()
+    with pytest.raises(LimitReached):
+        interpret(Asker(more, path, Limits(max_requests=cap)), contexts)
+    assert kept(path) == 2 * cap, "it gets on"
+
+
+def test_a_cap_on_tokens_holds_for_a_server_that_does_not_count_and_in_flight(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Uncounted(Slow):
+        async def generate(self, prompt: Any, **options: Any) -> Any:
+            reply = await super().generate(prompt, **options)
+            return Reply(reply.text)
+
+    judge = Uncounted()
+    asker = Asker(judge, tmp_path / "a.sqlite", Limits(concurrency=4, max_tokens=2000))
+    with pytest.raises(LimitReached, match="--max-tokens 2000"):
+        interpret(asker, contexts)
+    n_tokens = asker.usage.prompt_tokens + asker.usage.completion_tokens
+    assert 2000 <= n_tokens < 2000 + 4 * 600 and judge.n_asked < 20
+
+
+def test_one_question_that_is_refused_is_missing_and_not_the_end(
+    contexts: dict[int, LatentContexts], tmp_path: Path
+) -> None:
+    class Choosy(Oracle):
+        async def generate(self, prompt: Any, **options: Any) -> Any:
+            if "Say of each whether the unit responds" in prompt[0]["content"]:
+                raise JudgeRefused("too long")
+            return await super().generate(prompt, **options)
+
+    found = run(Asker(Choosy(), tmp_path / "a.sqlite", Limits()), contexts)
+    assert found.means()[2].missing == {"unreadable": N_LATENTS}
+    assert found.means()[1].n == N_LATENTS
+
+    class Closed(Oracle):
+        async def generate(self, prompt: Any, **options: Any) -> Any:  # noqa: ARG002
+            raise JudgeRefused("no such model")
+
+    with pytest.raises(JudgeRefused):
+        run(Asker(Closed(), tmp_path / "b.sqlite", Limits()), contexts)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "overloaded"}}',
+        b"<html>hello</html>",
+        b"[1, 2]",
+        b'{"choices": [',
+        b'{"choices": []}',
+    ],
+)
+def test_what_is_no_completion_is_an_error_and_not_kept(body: bytes) -> None:
+    with judge_server(JudgeServer(faults=[body])) as server:
+        judge = OpenAIJudge(server.url, "m", max_retries=0)
+        with pytest.raises(
+            JudgeError, match="cannot be asked|no chat completion|not answer"
+        ):
+            generate(judge)
+        assert json.loads(generate(judge).text) == {"answers": [0]}
+    with pytest.raises(JudgeError, match="cannot be asked|does not answer"):
+        generate(OpenAIJudge("http://[::1/v1", "m", max_retries=0))
+
+
+def test_half_a_character_is_no_explanation() -> None:
+    assert read_explanation('{"explanation": "x \\ud83d"}') is None
+    assert read_answers('{"answers": [' + "9" * 5000 + "]}", 1, 10) is None
+
+
+def test_a_file_that_holds_no_replies_and_another_judge_are_said(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.sqlite"
+    path.write_bytes(b"not a database, but long enough to be taken for one" * 50)
+    with pytest.raises(ValueError, match="does not hold replies"):
+        Asker(Oracle(), path, Limits())
+    path.unlink()
+    Asker(OpenAIJudge("http://a/v1", "m"), path, Limits()).close()
+    with pytest.warns(UserWarning, match="came from 'http://a/v1', not from 'http://b"):
+        Asker(OpenAIJudge("http://b/v1", "m"), path, Limits()).close()

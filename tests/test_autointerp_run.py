@@ -129,7 +129,7 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
     other = {
         "x": save_trained(saes["joint"].parent / "model", tmp_path / "x", init_seed=9)
     }
-    with pytest.raises(SystemExit, match="did not measure the SAE 'x'"):
+    with pytest.raises(SystemExit, match="did not measure the SAE at"):
         interpret(server, tmp_path / "other", other, "--comparison", output)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from sae_lens import SAE
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from simple_parsing import field
 
 from sae_lens_meta.checks import check_saved_sae
@@ -32,6 +33,7 @@ from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
 from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.evaluation.source import SourceConfig, load_source
 from sae_lens_meta.evaluation.verdict import verdict
+from sae_lens_meta.hashing import file_sha256
 
 PACKAGES = ("sae-lens-meta", "sae-lens", "torch", "transformers", "numpy")
 
@@ -94,15 +96,15 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     has_model = source_cfg.model is not None
     check_comparable({e.name: saes[e.id] for e in entries}, any_model=has_model)
     variant = variants(entries, saes)
-    progress = cfg.output / "progress"
-    claim(progress, _fingerprint(cfg, source_cfg, entries))
-
     solo, joint = (
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
     split = Job(solo, joint)
-    source = load_source(source_cfg, saes[solo])
     passes = plan_passes([split, *map(Job, saes)], saes, cfg.max_memory_gb)
+    progress = cfg.output / "progress"
+    claim(progress, _fingerprint(cfg, source_cfg, entries))
+
+    source = load_source(source_cfg, saes[solo])
     run_passes(passes, saes, source, source_cfg.tokens, progress)
 
     family = Family(saes, source, progress, solo)
@@ -125,6 +127,25 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     write_report(comparison, cfg.output / "report.html")
     discard(progress)
     return comparison
+
+
+def check_measured(paths: Iterable[Path], folder: Path) -> None:
+    """
+    Checks that the comparison in `folder` measured the SAEs in `paths`.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it measured others.
+    """
+    comparison = Comparison.load(folder / "comparison.json")
+    measured = {sae.weights_sha256 for sae in comparison.saes}
+    for path in paths:
+        check_saved_sae(path)
+        if file_sha256(path / SAE_WEIGHTS_FILENAME) not in measured:
+            raise ValueError(
+                f"{folder / 'comparison.json'} did not measure the SAE at {path}, or one of "
+                "other weights. Run `sae-lens-meta compare` on it."
+            )
 
 
 def add_autointerp(found: AutoInterpretation, folder: Path) -> None:

@@ -4,13 +4,14 @@ import asyncio
 import hashlib
 import json
 import sqlite3
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from sae_lens_meta.evaluation.autointerp.judge import Judge
+from sae_lens_meta.evaluation.autointerp.judge import Judge, JudgeRefused
 from sae_lens_meta.evaluation.autointerp.prompts import Messages
 
 # the first attempt is the judge's best; a second one at 0 would only repeat it
@@ -23,7 +24,9 @@ class Limits:
     Attributes:
         concurrency: requests in flight.
         max_requests: made by this run, those answered from disk not counted; None for any.
-        max_tokens: read and written by the judge in this run; None for any.
+            One that the client repeats, after an error or in another format, counts once.
+        max_tokens: read and written by the judge in this run; None for any. Requests in flight
+            when it is reached are let finish.
         price_read, price_written: dollars for a million tokens.
     """
 
@@ -70,16 +73,11 @@ class Asker:
         self.limits = limits
         self.usage = Usage()
         self.bar = tqdm(desc=f"Asking {judge.model}", unit="reply")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._kept = sqlite3.connect(path, check_same_thread=False)
-        # with WAL, what a crash of the machine may lose is the last replies, never the file
-        self._kept.execute("PRAGMA journal_mode=WAL")
-        self._kept.execute("PRAGMA synchronous=NORMAL")
-        self._kept.execute(
-            "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT)"
-        )
+        self._kept = _open(path)
+        self._warn_of_another(getattr(judge, "url", ""))
         self._free = asyncio.Semaphore(limits.concurrency)
         self._in_flight: dict[str, asyncio.Future[str]] = {}
+        self._is_stopped = False
 
     async def ask(
         self, messages: Messages, schema: dict[str, Any], length: int, attempt: int = 0
@@ -109,9 +107,15 @@ class Asker:
         if key not in self._in_flight:
             task = asyncio.ensure_future(self._reply(key, stored, request))
             self._in_flight[key] = task
-        text = await self._in_flight[key]
+        # who waits may be stopped, what was asked is let finish
+        text = await asyncio.shield(self._in_flight[key])
         self.bar.update()
         return key, text
+
+    async def finish(self) -> None:
+        """Waits for what is in flight, so that it is kept; asks nothing more."""
+        self._is_stopped = True
+        await asyncio.gather(*self._in_flight.values(), return_exceptions=True)
 
     def close(self) -> None:
         """Ends the progress bar and closes the file."""
@@ -128,31 +132,61 @@ class Asker:
         async with self._free:
             self._check_limits()
             self.usage.requests += 1
-            reply = await self.judge.generate(
-                request["messages"],
-                schema=request["schema"],
-                max_tokens=request["max_tokens"],
-                temperature=request["temperature"],
-            )
+            try:
+                reply = await self.judge.generate(
+                    request["messages"],
+                    schema=request["schema"],
+                    max_tokens=request["max_tokens"],
+                    temperature=request["temperature"],
+                )
+            except JudgeRefused:
+                if self.usage.prompt_tokens == 0:
+                    raise  # it has not taken any question yet
+                return ""
         kept = {
             "text": reply.text or "",
-            "prompt_tokens": getattr(reply, "prompt_tokens", 0),
-            "completion_tokens": getattr(reply, "completion_tokens", 0),
+            # some servers do not count: about four characters make a token
+            "prompt_tokens": getattr(reply, "prompt_tokens", 0) or len(stored) // 4,
+            "completion_tokens": getattr(reply, "completion_tokens", 0)
+            or len(reply.text or "") // 4,
         }
-        self.usage.prompt_tokens += kept["prompt_tokens"]
-        self.usage.completion_tokens += kept["completion_tokens"]
-        self.usage.cost += 1e-6 * (
-            self.limits.price_read * kept["prompt_tokens"]
-            + self.limits.price_written * kept["completion_tokens"]
-        )
+        self._count(kept)
         with self._kept:
             self._kept.execute(
-                "INSERT INTO replies VALUES (?, ?, ?)",
-                (key, stored, json.dumps(kept, ensure_ascii=False)),
+                "INSERT OR IGNORE INTO replies VALUES (?, ?, ?)",
+                (key, stored, json.dumps(kept)),
             )
         return kept["text"]
 
+    def _count(self, kept: dict[str, Any]) -> None:
+        usage, limits = self.usage, self.limits
+        usage.prompt_tokens += kept["prompt_tokens"]
+        usage.completion_tokens += kept["completion_tokens"]
+        usage.cost += 1e-6 * (
+            limits.price_read * kept["prompt_tokens"]
+            + limits.price_written * kept["completion_tokens"]
+        )
+
+    def _warn_of_another(self, url: str) -> None:
+        """A model's name does not say whose it is: another address may be another judge."""
+        row = self._kept.execute(
+            "SELECT url FROM judges WHERE model = ?", (self.judge.model,)
+        ).fetchone()
+        if row and row[0] != url:
+            warnings.warn(
+                f"Replies of {self.judge.model!r} that are kept here came from {row[0]!r}, not "
+                f"from {url!r}, and are taken for this judge's. Give another --output if it "
+                "is another model.",
+                stacklevel=3,
+            )
+        with self._kept:
+            self._kept.execute(
+                "INSERT OR REPLACE INTO judges VALUES (?, ?)", (self.judge.model, url)
+            )
+
     def _check_limits(self) -> None:
+        if self._is_stopped:
+            raise LimitReached("The run was stopped.")
         used, limits = self.usage, self.limits
         n_tokens = used.prompt_tokens + used.completion_tokens
         if limits.max_requests is not None and used.requests >= limits.max_requests:
@@ -165,3 +199,24 @@ class Asker:
             f"{reached} is reached: {used.requests} requests, {n_tokens:,} tokens. Raise it "
             "and run again: what was asked is kept."
         )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = sqlite3.connect(path, check_same_thread=False)
+    try:
+        # with WAL, what a crash of the machine may lose is the last replies, never the file
+        kept.execute("PRAGMA journal_mode=WAL")
+        kept.execute("PRAGMA synchronous=NORMAL")
+        columns = "key TEXT PRIMARY KEY, request TEXT, reply TEXT"
+        kept.execute(f"CREATE TABLE IF NOT EXISTS replies ({columns})")
+        kept.execute(
+            "CREATE TABLE IF NOT EXISTS judges (model TEXT PRIMARY KEY, url TEXT)"
+        )
+    except sqlite3.Error as error:
+        kept.close()
+        raise ValueError(
+            f"{path} does not hold replies ({error}): it is damaged, or another file. Move it "
+            "away or give another --output."
+        ) from error
+    return kept

@@ -49,7 +49,8 @@ from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, load
 from sae_lens_meta.hashing import file_sha256
 
 N_QUARTERS = 4
-N_RATE_TOKENS = 8192  # that a control's firing rates are taken on
+CONTROL = "random directions"
+N_RATE_TOKENS = 32_768  # that a control's firing rates are taken on
 Contexts = dict[int, LatentContexts | None]
 
 
@@ -180,6 +181,11 @@ def autointerp(
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
+    if cfg.window > source_cfg.context_size:
+        raise ValueError(
+            f"A window of {cfg.window} tokens does not fit into a context of "
+            f"{source_cfg.context_size}. Give a smaller --window."
+        )
     subjects = _subjects(paths, cfg, source_cfg)
     source = load_source(source_cfg, subjects[0].sae)
     for subject in subjects:
@@ -188,13 +194,15 @@ def autointerp(
     tokenizer: Any = source.model.tokenizer
     asker = Asker(judge, cfg.output / "replies.sqlite", cfg.limits)
     examiner = Examiner(
-        asker, lambda token: tokenizer.decode([token]), cfg.shown, cfg.seed
+        asker, lambda tokens: tokenizer.decode(tokens), cfg.shown, cfg.seed
     )
     jobs = [(subject, places) for subject in subjects]
     if cfg.random_directions:
         control = _random_directions(subjects[0], source, cfg)
         control.contexts = _collect(control, source, source_cfg.tokens, cfg)
-        jobs.append((control, _usable([control], cfg.latents)))
+        jobs.append(
+            (control, [p for p in places if control.contexts[control.drawn[p]]])
+        )
     try:
         saes = _run(_interpret(jobs, examiner, cfg))
     finally:
@@ -236,6 +244,8 @@ def _collect(
 def _subjects(
     paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
 ) -> list[Subject]:
+    if CONTROL in paths:
+        raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
     saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
@@ -266,8 +276,9 @@ def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
     ]
     if not places:
         raise ValueError(
-            "None of the latents drawn fires in enough windows to explain and score it. Read "
-            "more --tokens, or ask for fewer windows with --explaining and --active."
+            "None of the latents drawn fires in enough windows to explain and score it, and "
+            "is silent in enough others. Read more --tokens, or ask for fewer windows with "
+            "--explaining, --active and --silent."
         )
     return places[:n_latents]
 
@@ -278,7 +289,7 @@ def _random_directions(
     batches = source.stream(subject.sae, N_RATE_TOKENS)
     activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
     sae = random_direction_sae(subject.sae, activations, cfg.seed)
-    return Subject("random directions", sae, "", subject.drawn)
+    return Subject(CONTROL, sae, "", subject.drawn)
 
 
 def _run(job: Coroutine[Any, Any, Any]) -> Any:
@@ -294,17 +305,20 @@ def _run(job: Coroutine[Any, Any, Any]) -> Any:
 async def _interpret(
     jobs: list[tuple[Subject, list[int]]], examiner: Examiner, cfg: AutointerpConfig
 ) -> list[InterpretedSAE]:
-    return await _all(
-        [
-            interpret_one(
-                subject,
-                [one for p in places if (one := subject.contexts[subject.drawn[p]])],
-                examiner,
-                cfg,
-            )
-            for subject, places in jobs
-        ]
-    )
+    try:
+        return await _all(
+            [
+                interpret_one(
+                    subject,
+                    [o for p in places if (o := subject.contexts[subject.drawn[p]])],
+                    examiner,
+                    cfg,
+                )
+                for subject, places in jobs
+            ]
+        )
+    finally:
+        await examiner.asker.finish()
 
 
 async def interpret_one(
@@ -347,7 +361,7 @@ async def interpret_one(
     return InterpretedSAE(
         name=subject.name,
         weights_sha256=subject.sha256,
-        n_too_rare=sum(found is None for found in subject.contexts.values()),
+        n_left_out=sum(found is None for found in subject.contexts.values()),
         latents=scored[: len(jobs)],
         shuffled=scored[len(jobs) :],
     )

@@ -47,6 +47,8 @@ class LatentContexts:
         active: windows to score with: one from each of equally likely ranges of strength,
             and some at the boundary, its weakest.
         silent: windows to score with, drawn from those where it does not fire.
+        marking: activating windows that are not shown when it is scored: where it fires in them
+            is marked in the silent ones, one for each.
     """
 
     latent: int
@@ -54,6 +56,7 @@ class LatentContexts:
     explaining: list[Window]
     active: list[Window]
     silent: list[Window]
+    marking: list[Window]
 
 
 @dataclass
@@ -126,17 +129,23 @@ class ContextCollector:
             self._keep(self._silent, rank, shared, N_SILENT)
 
     def result(self) -> dict[int, LatentContexts | None]:
-        """By latent; None where it fires in too few windows to explain and score it."""
+        """By latent; None where it fires in too few windows, or is silent in too few."""
         return {
             latent: self._of(place, latent) for place, latent in enumerate(self.latents)
         }
 
-    def _keep(self, heap: list[Any], rank: float, item: Any, size: int) -> None:
+    def _keep(
+        self, heap: list[Any], rank: float, item: tuple[Any, torch.Tensor], size: int
+    ) -> None:
+        if len(heap) == size and rank <= heap[0][0]:
+            return
         self._number += 1
+        # a view would keep its whole batch
+        kept = (rank, self._number, (item[0], item[1].clone()))
         if len(heap) < size:
-            heapq.heappush(heap, (rank, self._number, item))
-        elif rank > heap[0][0]:
-            heapq.heapreplace(heap, (rank, self._number, item))
+            heapq.heappush(heap, kept)
+        else:
+            heapq.heapreplace(heap, kept)
 
     def _of(self, place: int, latent: int) -> LatentContexts | None:
         plan = self.plan
@@ -155,14 +164,18 @@ class ContextCollector:
         silent = self._silent_windows(
             place, {*seen, *(tuple(w.tokens) for w in sample)}
         )
-        if len(silent) < plan.n_silent:
+        active = _one_of_each_range(rest, n_spread, self._random) + boundary
+        unseen = [window for window in strongest + sample if window not in active]
+        if min(len(silent), len(unseen)) < plan.n_silent:
             return None
+        marking = self._random.choice(len(unseen), plan.n_silent, replace=False)
         return LatentContexts(
             latent=latent,
             firing_rate=float(self._fired[place]) / self._n_tokens,
             explaining=explaining,
-            active=_one_of_each_range(rest, n_spread, self._random) + boundary,
+            active=active,
             silent=silent[: plan.n_silent],
+            marking=[unseen[i] for i in marking],
         )
 
     def _silent_windows(self, place: int, seen: set[tuple[int, ...]]) -> list[Window]:

@@ -9,6 +9,7 @@ from sae_lens import SAE
 from sae_lens_meta.evaluation.activations import encode
 
 NEVER = torch.finfo(torch.float32).max
+ROWS, LATENTS = 2048, 512  # in memory at a time
 
 
 def check_thresholds(sae: SAE[Any]) -> None:
@@ -50,11 +51,15 @@ def random_direction_sae(
     rows /= rows.norm(dim=-1, keepdim=True)
     control.W_dec.data, control.W_enc.data = rows, rows.T.contiguous()
     control.b_enc.data.zero_()
-    n_fired = (encode(sae, activations) > 0).sum(dim=0).cpu()
-    pre_acts = (control.process_sae_in(activations.to(sae.device)) @ rows.T).cpu()
-    ordered = pre_acts.sort(dim=0, descending=True).values
-    # above the first value that must not fire
-    cut = ordered.gather(0, n_fired.clamp(max=len(ordered) - 1)[None])[0].clamp(min=0)
-    threshold = torch.where(n_fired > 0, cut, NEVER)
-    control.threshold.data = threshold.to(control.threshold.data)
+    n_fired = sum(
+        (encode(sae, part) > 0).sum(dim=0).cpu() for part in activations.split(ROWS)
+    )
+    x = control.process_sae_in(activations.to(sae.device))
+    for part in torch.arange(sae.cfg.d_sae).split(LATENTS):
+        ordered = (x @ rows[part].T).cpu().sort(dim=0, descending=True).values
+        # above the first value that must not fire
+        place = n_fired[part].clamp(max=len(ordered) - 1)  # type: ignore[index]
+        cut = ordered.gather(0, place[None])[0].clamp(min=0)
+        threshold = torch.where(n_fired[part] > 0, cut, NEVER)  # type: ignore[index]
+        control.threshold.data[part] = threshold.to(control.threshold.data)
     return control

@@ -53,6 +53,10 @@ class JudgeError(OSError):
     """The judge cannot be asked; the message says what to do."""
 
 
+class JudgeRefused(JudgeError):
+    """The judge does not take this one question, for instance since it is too long."""
+
+
 class OpenAIJudge:
     """
     An OpenAI-compatible chat endpoint: vLLM, llama.cpp's server, or a hosted one.
@@ -73,7 +77,7 @@ class OpenAIJudge:
     ):
         self.model = model
         self.url = url
-        self._formats = [_json_schema, _json_object, _free]
+        self._formats = [_json_schema, _json_object, _free]  # until one has worked
         self._timeout_s, self._max_retries = timeout_s, max_retries
         self._client: AsyncOpenAI | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -83,14 +87,18 @@ class OpenAIJudge:
         See `Judge`.
 
         Raises:
-            JudgeError: if the server refuses, or does not answer after all retries.
+            JudgeRefused: if the server does not take this question.
+            JudgeError: if it refuses all, or does not answer after all retries.
         """
         schema = options.pop("schema", None)
         try:
             return await self._ask(prompt, schema, options)
+        except JudgeError:
+            raise
         except APIStatusError as error:
             hint = f" Set {API_KEY}." if error.status_code in (401, 403) else ""
-            raise JudgeError(
+            kind = JudgeRefused if error.status_code in (400, 422) else JudgeError
+            raise kind(
                 f"The judge at {self.url} answered {error.status_code} for the model "
                 f"{self.model!r}: {_first_line(error)}.{hint}"
             ) from error
@@ -98,6 +106,10 @@ class OpenAIJudge:
             raise JudgeError(
                 f"The judge at {self.url} does not answer ({_first_line(error)}). Start it "
                 "and run again: what was asked is kept."
+            ) from error
+        except Exception as error:  # of the HTTP library, which the client lets through
+            raise JudgeError(
+                f"The judge at {self.url} cannot be asked: {_first_line(error)}."
             ) from error
 
     def _client_of_this_loop(self) -> AsyncOpenAI:
@@ -107,7 +119,7 @@ class OpenAIJudge:
             self._loop = loop
             self._client = AsyncOpenAI(
                 base_url=self.url,
-                api_key=os.environ.get(API_KEY) or "none",
+                api_key=os.environ.get(API_KEY, "").strip() or "none",
                 timeout=self._timeout_s,
                 max_retries=self._max_retries,
             )
@@ -129,13 +141,18 @@ class OpenAIJudge:
                 if error.status_code not in UNKNOWN_FORMAT or is_last:
                     raise
                 continue
+            if not getattr(answer, "choices", None):
+                raise JudgeError(
+                    f"What {self.url} answers is no chat completion. Give the address that "
+                    "ends in /v1, or try again if it is overloaded."
+                )
             if schema:
-                self._formats = formats[place:]  # what the server does not take
-            usage = answer.usage
+                self._formats = [constrain]
+            usage, message = answer.usage, answer.choices[0].message
             return Reply(
-                (answer.choices[0].message.content or "") if answer.choices else "",
-                usage.prompt_tokens if usage else 0,
-                usage.completion_tokens if usage else 0,
+                (message and message.content) or "",
+                (usage and usage.prompt_tokens) or 0,
+                (usage and usage.completion_tokens) or 0,
             )
         raise AssertionError("the last format raises")
 

@@ -10,9 +10,11 @@ from typing import Any
 from sae_lens_meta.evaluation.autointerp.contexts import Window
 
 VERSION = 1
-LEFT, RIGHT = "<<", ">>"
+# brackets that hardly any text has; where one does, it is shown with other ones
+LEFT, RIGHT = "⟦", "⟧"
+_NOT_MARKS = str.maketrans(LEFT + RIGHT, "[]")
 Messages = list[dict[str, str]]
-Decode = Callable[[int], str]
+Decode = Callable[[list[int]], str]
 
 _EXPLAIN = f"""\
 You are shown short pieces of text. In each of them one unit inside a language model responds to the \
@@ -54,8 +56,10 @@ def explain(windows: Sequence[Window], decode: Decode) -> Messages:
     for number, window in enumerate(windows, 1):
         marks = [activation > 0 for activation in window.activations]
         strengths = ", ".join(
-            f"{decode(token)!r} {max(1, round(10 * activation / strongest))}"
-            for token, activation in zip(window.tokens, window.activations, strict=True)
+            f"{piece!r} {max(1, round(10 * activation / strongest))}"
+            for piece, activation in zip(
+                pieces(window.tokens, decode), window.activations, strict=True
+            )
             if activation > 0
         )
         text = marked(window.tokens, marks, decode)
@@ -113,20 +117,38 @@ def answers_schema(n: int, highest: int) -> dict[str, Any]:
     }
 
 
+def pieces(tokens: Sequence[int], decode: Decode) -> list[str]:
+    """
+    The text of each token where it stands.
+
+    Tokens decoded by themselves lose spaces with some tokenizers, and characters that are
+    made of several tokens; such a one goes to the token that completes it.
+    """
+    texts, before = [], ""
+    for end in range(1, len(tokens) + 1):
+        now = decode(list(tokens[:end]))
+        if now.endswith("\ufffd") and end < len(tokens):
+            texts.append("")
+        else:
+            texts.append(now[len(before) :].translate(_NOT_MARKS))
+            before = now
+    return texts
+
+
 def plain(tokens: Sequence[int], decode: Decode) -> str:
     """A window as one line."""
-    return _line("".join(map(decode, tokens)))
+    return _line("".join(pieces(tokens, decode)))
 
 
 def marked(tokens: Sequence[int], marks: Sequence[bool], decode: Decode) -> str:
     """A window as one line, each run of marked tokens between the markers."""
-    pieces, inside = [], False
-    for token, mark in zip(tokens, marks, strict=True):
+    shown, inside = [], False
+    for piece, mark in zip(pieces(tokens, decode), marks, strict=True):
         if mark != inside:
-            pieces.append(LEFT if mark else RIGHT)
+            shown.append(LEFT if mark else RIGHT)
             inside = mark
-        pieces.append(decode(token))
-    return _line("".join(pieces) + (RIGHT if inside else ""))
+        shown.append(piece)
+    return _line("".join(shown) + (RIGHT if inside else ""))
 
 
 def _line(text: str) -> str:

@@ -49,14 +49,15 @@ class InterpretedSAE:
     Attributes:
         name: as it was given, or of a control.
         weights_sha256: of its weights as saved.
-        n_too_rare: latents drawn that fire in too few windows, and were not asked about.
+        n_left_out: latents drawn that fire in too few windows, or are silent in too few, and
+            were not asked about.
         latents: those that were.
         shuffled: the same latents, each scored with the explanation of another.
     """
 
     name: str
     weights_sha256: str
-    n_too_rare: int
+    n_left_out: int
     latents: list[ScoredLatent]
     shuffled: list[ScoredLatent] = field(default_factory=list)
 
@@ -172,6 +173,11 @@ def summarize(found: AutoInterpretation, names: dict[str, str]) -> AutointerpSum
                 f"The comparison did not measure the SAE {sae.name!r}, or one of other "
                 "weights. Run `sae-lens-meta compare` on it."
             )
+    hashes = [sae.weights_sha256 for sae in found.saes]
+    if len(set(hashes)) < len(hashes):
+        raise ValueError(
+            "One SAE was interpreted twice, which a comparison does not show."
+        )
     called = {sae.name: names.get(sae.weights_sha256, sae.name) for sae in found.saes}
     return AutointerpSummary(
         judge=found.judge,

@@ -60,7 +60,7 @@ class Examiner:
 
     Attributes:
         asker: of the judge.
-        decode: text of a token.
+        decode: text of tokens.
         n_shown: windows in one question.
         seed: of the order of windows and of wrong marks.
     """
@@ -132,8 +132,8 @@ class Examiner:
         random = np.random.default_rng([self.seed, contexts.latent, SCORES.index(name)])
         windows = contexts.active + contexts.silent
         right = [[a > 0 for a in window.activations] for window in contexts.active]
-        # elsewhere the marks of some window where it does fire: as many, and as spread
-        wrong = [right[random.integers(len(right))] for _ in contexts.silent]
+        # marks as they are elsewhere, but none that stands in the question too
+        wrong = [[a > 0 for a in window.activations] for window in contexts.marking]
         truth = [window.strength for window in windows]
         if name != "strength_spearman":
             truth = [float(strength > 0) for strength in truth]
@@ -161,7 +161,13 @@ class Examiner:
 def read_explanation(text: str) -> str | None:
     """The explanation in a reply; None where it is not the JSON that was asked for."""
     value = _json(text, "explanation")
-    return value.strip() if isinstance(value, str) and value.strip() else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()  # JSON can hold half a character, which no question can
+    except UnicodeEncodeError:
+        return None
+    return value.strip()
 
 
 def read_answers(text: str, n: int, highest: int) -> list[int] | None:
@@ -192,6 +198,6 @@ def _json(text: str, name: str) -> Any:
     """What stands under the only name of a JSON object; None where the text is no such thing."""
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return value.get(name) if isinstance(value, dict) and set(value) == {name} else None
