@@ -36,6 +36,7 @@ from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.recipe import with_recipe
 from sae_lens_meta.zoo import list_pretrained, releases_table
 
 
@@ -57,7 +58,9 @@ def _underscored(arg: str) -> str:
 
 
 def train(args: list[str]) -> None:
-    """SAELens's own training command line, `meta` being its default architecture."""
+    """SAELens's own training command line, `meta` being its default architecture, with recipes."""
+    if "--recipe" in args:
+        args = with_recipe(args)
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *(args or ["--help"])]
     cfg = _parse_cfg_args(args)

@@ -34,6 +34,12 @@ def test_wheel_carries_the_list_of_releases(tmp_path: Path) -> None:
     assert releases == (ROOT / "pretrained.yaml").read_bytes()
     assert isinstance(yaml.safe_load(releases)["releases"], list)
     assert not [name for name in names if name.startswith("tests")]
+    for name in (
+        "recipes/metasae-gpt2l-l20.yaml",
+        "publishing/card.md.jinja",
+        "evaluation/report/report.html.jinja",
+    ):
+        assert f"sae_lens_meta/{name}" in names
 
 
 def test_library_is_imported_without_the_demos_own_packages() -> None:

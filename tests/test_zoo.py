@@ -272,7 +272,9 @@ def test_a_release_without_weights_says_how_to_train_it() -> None:
         "metasae-gpt2l-l20",
         "metasae-gemma2-9b-l23",
     }
-    message = "do not exist yet. Train them with: sae-lens-meta train .* gpt2-large"
+    message = (
+        "do not exist yet. Train them with: sae-lens-meta train --recipe metasae-gpt2l"
+    )
     with pytest.raises(ValueError, match=message):
         load("metasae-gpt2l-l20")
     with pytest.raises(ValueError, match=message):
