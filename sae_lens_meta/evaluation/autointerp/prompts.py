@@ -105,7 +105,8 @@ def answers_schema(n: int, highest: int) -> dict[str, Any]:
     """Of `{"answers": [...]}`, `n` whole numbers from 0 to `highest`."""
     answers = {
         "type": "array",
-        "items": {"type": "integer", "minimum": 0, "maximum": highest},
+        # a list, since grammars made from schemas know no bounds
+        "items": {"type": "integer", "enum": list(range(highest + 1))},
         "minItems": n,
         "maxItems": n,
     }
