@@ -293,6 +293,14 @@ def print_tables(results: list[Result], console: Console) -> None:
                 for label, f in FIGURES.items()
             )
         )
+        every = [r for r in results if (r.data, r.k, r.steps) == (data, k, STEPS)]
+        l0, silent = [r.l0 for r in every], [r.dead for r in every]
+        early = [r.dead for r in results if r.steps == min(EARLY_STEPS)]
+        console.print(
+            f"Of all finished SAEs, L0 {min(l0):.2f} to {max(l0):.2f}, silent latents "
+            f"{min(silent)} to {max(silent)} of {D_SAE}; of solo after {min(EARLY_STEPS)} "
+            f"steps {min(early)} to {max(early)}"
+        )
         table = Table("lambda_2, sigma^2, meta_lr", "percent above")
         for label in FIGURES:
             table.add_column(label, justify="right")

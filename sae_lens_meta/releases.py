@@ -235,9 +235,10 @@ def _parsed(text: str, path: Path) -> Zoo:
         errors = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         first = errors[0]
         line = _line_of(root, first["loc"])
-        where = ", ".join([f"line {line}", ".".join(map(str, first["loc"]))])
+        steps = ".".join(map(str, first["loc"]))
+        where = f"line {line}, {steps}" if steps else f"line {line}"
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{path}, {where.strip(', ')}: {message}.") from error
+        raise ValueError(f"{path}, {where}: {message}.") from error
 
 
 def entry_text(release: Release) -> str:
