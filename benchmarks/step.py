@@ -110,14 +110,15 @@ def time_shape(name: str, shape: Shape, n_pairs: int) -> None:
     rate = 2 * shape.batch * shape.d_in * shape.d_sae / floor / 1e9
     trainers = trainers_that_share_weights(shape)
     times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for pair in tqdm(range(n_pairs + 1), desc=name):
+    for trainer in trainers.values():
+        step_seconds(trainer)  # warms up
+    for pair in tqdm(range(n_pairs), desc=name):
         for kind, trainer in trainers.items():
             taken = (joint_seconds if kind == "joint" else step_seconds)(trainer)
-            if pair > 0:  # the first warms up
-                times[kind].append(taken)
-        if pair > 0:  # a large shape takes an hour: what is measured is not to be lost
-            latest = ", ".join(f"{kind} {times[kind][-1]:.3f} s" for kind in KINDS)
-            tqdm.write(f"{name}, pair {pair}: {latest}")
+            times[kind].append(taken)
+        # a large shape takes an hour: what is measured is not to be lost
+        latest = ", ".join(f"{kind} {times[kind][-1]:.3f} s" for kind in KINDS)
+        tqdm.write(f"{name}, pair {pair + 1}: {latest}")
     medians = {kind: statistics.median(taken) for kind, taken in times.items()}
     print(f"\n{name}: {shape}")
     print(f"matrix product {rate:.0f} GFLOP/s, floor {floor:.3f} s")
