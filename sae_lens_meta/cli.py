@@ -36,7 +36,8 @@ from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
-from sae_lens_meta.recipe import with_recipe
+from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.zoo import list_pretrained, releases_table
 
 
@@ -58,9 +59,7 @@ def _underscored(arg: str) -> str:
 
 
 def train(args: list[str]) -> None:
-    """SAELens's own training command line, `meta` being its default architecture, with recipes."""
-    if "--recipe" in args:
-        args = with_recipe(args)
+    """SAELens's own training command line, `meta` being its default architecture."""
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *(args or ["--help"])]
     cfg = _parse_cfg_args(args)
@@ -69,6 +68,7 @@ def train(args: list[str]) -> None:
         check_dataset(cfg.dataset_path, cfg.streaming)
     runner = LanguageModelSAETrainingRunner(cfg)
     check_hook(runner.model, cfg)
+    stop_at_hook(runner.model)
     runner.run()
 
 
@@ -191,6 +191,9 @@ def _dispatch(args: list[str]) -> None:
     publishing = commands.add_parser("publish", help=publish.__doc__)
     publishing.add_argument("path", type=Path, help="folder of the joint SAE")
     publishing.add_arguments(PublishConfig, dest="config")
+    reproducing = commands.add_parser("reproduce", help=reproduce.__doc__)
+    reproducing.add_argument("name", help="of a release with a recipe, or of a file")
+    reproducing.add_arguments(ReproduceConfig, dest="config")
     comparison = commands.add_parser("compare", help=compare_saved.__doc__)
     comparison.add_arguments(CompareConfig, dest="config")
     comparison.add_arguments(SourceConfig, dest="source")
@@ -215,6 +218,8 @@ def _dispatch(args: list[str]) -> None:
         )
     elif parsed.command == "publish":
         publish(parsed.path, parsed.config, Console())
+    elif parsed.command == "reproduce":
+        reproduce(parsed.name, parsed.config, Console())
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:

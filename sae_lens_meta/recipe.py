@@ -1,26 +1,168 @@
-"""Recipes: what a release is trained with, one YAML file for each."""
+"""Recipes: everything that a release is made with, one YAML file for each."""
 
-from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sae_lens import MultiSAETrainingRunnerConfig
+from sae_lens.config import LoggingConfig
+
+from sae_lens_meta.config import MetaTrainingSAEConfig
+
+JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
 
 
-class Recipe(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class HeldOut(_Strict):
+    """
+    Documents kept from training: the first ones of the text, then the next.
+
+    Attributes:
+        compare: documents that the final figures are taken on.
+        select: documents that thresholds and the solo at equal L2 are taken on.
+    """
+
+    compare: int = Field(gt=0)
+    select: int = Field(gt=0)
+
+
+class OnTheCard(_Strict):
+    """
+    What the SAEs' own metadata does not say.
+
+    Attributes:
+        base_model: the language model's name on the Hub.
+        licence: of the weights, as the Hub names licences.
+    """
+
+    base_model: str
+    licence: str
+
+
+class Rehearsal(_Strict):
+    """
+    What stands in for what cannot be had, and how little of it is taken.
+
+    Attributes:
+        architecture: fields of TransformerLens's `HookedTransformerConfig` of the true model.
+        n_layers: layers that are built, where not all of them are.
+        hook: to train on, where the recipe's is in a layer that is not built.
+        dtype: of the language model's weights.
+        batch: tokens of a training step.
+        cycles: of primary and meta steps.
+        tokens: to calibrate and to compare on.
+    """
+
+    architecture: dict[str, Any]
+    n_layers: int | None = None
+    hook: str | None = None
+    dtype: str = "float32"
+    batch: int
+    cycles: int = 3
+    tokens: int = 8192
+
+
+class Recipe(_Strict):
     """
     A recipe.
 
     Attributes:
         release: name of the release.
-        train: options of `sae-lens-meta train`, by name.
+        model: that SAELens loads, or `smollm2`.
+        model_class: HookedTransformer or AutoModelForCausalLM.
+        hook: whose activations are trained on.
+        dataset: as `load_text` takes it.
+        text_seed: of the order of the documents of a file.
+        held_out: documents kept from training.
+        seeds: of the initial weights; a joint and a solo SAE for each.
+        sae: fields of `MetaTrainingSAEConfig`, of the joint SAEs.
+        runner: fields of SAELens's `MultiSAETrainingRunnerConfig`.
+        cache_activations: write them to disk before training, to be read by every training.
+        continue_tokens: tokens that a second training goes on for, if there is one.
+        matrices: what the exported encoder and decoder are stored in.
+        calibrate_tokens: to take thresholds on.
+        compare_tokens: to compare on.
+        ce_tokens: of them, to run the whole language model on.
+        min_fired: tokens that a latent must fire on to be compared.
+        autointerp: fields of `AutointerpConfig`, such as the latents to ask a judge about.
+        publish: what stands on the card.
+        rehearsal: how to rehearse it without its model.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     release: str
-    train: dict[str, bool | int | float | str]
+    model: str
+    model_class: str = "HookedTransformer"
+    hook: str
+    dataset: str
+    text_seed: int = 42
+    held_out: HeldOut
+    seeds: list[int] = Field(min_length=1)
+    sae: dict[str, Any]
+    runner: dict[str, Any]
+    cache_activations: bool = False
+    continue_tokens: int | None = None
+    matrices: Literal["float32", "bfloat16"] = "float32"
+    calibrate_tokens: int
+    compare_tokens: int
+    ce_tokens: int
+    min_fired: int = 30
+    autointerp: dict[str, Any]
+    publish: OnTheCard
+    rehearsal: Rehearsal | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        _ = self.training
+        return self
+
+    def saes(self) -> dict[str, MetaTrainingSAEConfig]:
+        """The SAEs to train, by name: for each seed a joint one, then a solo one."""
+        settings: dict[str, dict[str, Any]] = {
+            JOINT: self.sae,
+            SOLO: self.sae | {"decomposability_coefficient": 0.0},
+        }
+        return {
+            f"{kind}_{seed}": MetaTrainingSAEConfig(**settings[kind], init_seed=seed)
+            for seed in self.seeds
+            for kind in settings
+        }
+
+    @property
+    def joint(self) -> MetaTrainingSAEConfig:
+        """The config of the first joint SAE: all are of its shape."""
+        return self.saes()[f"{JOINT}_{self.seeds[0]}"]
+
+    @property
+    def training(self) -> MultiSAETrainingRunnerConfig:
+        """SAELens's config for training all SAEs in one pass."""
+        return self.runner_config(self.saes())
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the whole training, a continuation included."""
+        return self.training.training_tokens + (self.continue_tokens or 0)
+
+    def runner_config(
+        self, saes: dict[str, MetaTrainingSAEConfig]
+    ) -> MultiSAETrainingRunnerConfig:
+        """SAELens's config for training `saes` in one pass."""
+        return MultiSAETrainingRunnerConfig(
+            saes=saes,
+            hook_names=self.hook,
+            model_name=self.model,
+            model_class_name=self.model_class,
+            dataset_path=self.dataset,
+            checkpoint_path=None,
+            output_path=None,
+            logger=LoggingConfig(log_to_wandb=False),
+            **self.runner,
+        )
 
 
 def recipes_folder() -> Path:
@@ -47,28 +189,5 @@ def load_recipe(name: str) -> Recipe:
         raise ValueError(f"There is no recipe {name!r}. There are: {', '.join(near)}.")
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+    except (yaml.YAMLError, ValidationError, TypeError) as error:
         raise ValueError(f"{path} is not a recipe: {error}") from error
-
-
-def with_recipe(args: Sequence[str]) -> list[str]:
-    """
-    Options of `sae-lens-meta train` with `--recipe NAME` replaced by what the recipe says.
-
-    Options that are given beside it win.
-
-    Raises:
-        ValueError: as `load_recipe`, or if no name follows.
-    """
-    rest = list(args)
-    place = rest.index("--recipe")
-    if place + 1 == len(rest):
-        raise ValueError("--recipe takes the name of a recipe.")
-    recipe = load_recipe(rest[place + 1])
-    del rest[place : place + 2]
-    given = {arg.split("=")[0] for arg in rest}
-    options = []
-    for name, value in recipe.train.items():
-        if f"--{name}" not in given:
-            options += [f"--{name}", str(value)]
-    return [*options, *rest]

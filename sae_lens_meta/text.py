@@ -18,7 +18,8 @@ def load_text(
     Args:
         name: `pydoc` (the English reference that comes with CPython, 0.5 MB), the path of a
             .jsonl or .jsonl.gz file with a field `text`, of a .txt file whose paragraphs are the
-            documents, or a dataset on the Hub, which is streamed.
+            documents, or a dataset on the Hub, which is streamed, with the name of its
+            configuration after a colon where it has several.
         n_held_out: number of documents kept out of training.
         seed: order of the documents of `pydoc` and of a file.
         n_skipped: documents to pass over before those that are held out.
@@ -43,7 +44,8 @@ def _documents(name: str, seed: int) -> Dataset | IterableDataset:
         return _from_pydoc(seed)
     if name.endswith(TEXT_FILES):
         return _from_file(name, seed)
-    dataset = load_dataset(name, split="train", streaming=True)
+    path, _, configuration = name.partition(":")
+    dataset = load_dataset(path, configuration or None, split="train", streaming=True)
     assert isinstance(dataset, IterableDataset)
     return dataset
 

@@ -2,12 +2,13 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sae_lens.llm_sae_training_runner import _parse_cfg_args
+import yaml
+from transformer_lens.loading_from_pretrained import get_pretrained_model_config
+from transformers import GPT2Config
 
-from sae_lens_meta.recipe import load_recipe, recipes_folder, with_recipe
+from sae_lens_meta.recipe import load_recipe, recipes_folder
 from sae_lens_meta.releases import load_zoo
 
 # of the paper's table: tokens, d_in, d_sae, k, meta latents, meta k
@@ -17,15 +18,10 @@ PAPER = {
 }
 
 
-def parsed(*args: str) -> Any:
-    """The config that `sae-lens-meta train` would run."""
-    return _parse_cfg_args(["--architecture", "meta", *with_recipe(args)])
-
-
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_is_the_papers_configuration_as_saelens_reads_it(name: str) -> None:
-    cfg = parsed("--recipe", name)
-    sae = cfg.sae
+    recipe = load_recipe(name)
+    cfg, sae = recipe.training, recipe.joint
     assert PAPER[name] == (
         cfg.training_tokens,
         sae.d_in,
@@ -46,39 +42,84 @@ def test_a_recipe_is_the_papers_configuration_as_saelens_reads_it(name: str) -> 
     assert (cfg.context_size, cfg.train_batch_size_tokens) == (128, 4096)
     assert sae.normalize_activations == "layer_norm"
     assert sae.aux_loss_coefficient == 1 / 32
-    assert (cfg.is_dataset_tokenized, cfg.streaming) == (False, True)
+    assert recipe.dataset == "HuggingFaceFW/fineweb:sample-10BT"
+
+
+def test_only_gemma_goes_on_for_the_papers_300_million_tokens() -> None:
+    tokens = {path.stem: load_recipe(path.stem) for path in recipes_folder().glob("*")}
+    assert {n: r.continue_tokens for n, r in tokens.items() if r.continue_tokens} == {
+        "metasae-gemma2-9b-l23": 300_000_000
+    }
+    assert tokens["metasae-gemma2-9b-l23"].n_tokens == 375_000_000
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_each_seed_has_a_joint_sae_and_a_solo_one_that_differs_in_its_penalty_alone(
+    name: str,
+) -> None:
+    recipe = load_recipe(name)
+    saes = recipe.saes()
+    assert len(saes) == 2 * len(recipe.seeds) >= 6
+    for seed in recipe.seeds:
+        joint, solo = (saes[f"{kind}_{seed}"].to_dict() for kind in ("joint", "solo"))
+        differing = {key for key in joint if joint[key] != solo[key]}
+        assert differing - {"metadata"} == {"decomposability_coefficient"}
+        assert solo["decomposability_coefficient"] == 0
+        assert joint["init_seed"] == seed
+
+
+def test_the_rehearsals_architectures_are_those_of_the_models() -> None:
+    gemma = load_recipe("metasae-gemma2-9b-l23").rehearsal
+    gpt2 = load_recipe("metasae-gpt2l-l20").rehearsal
+    assert gemma is not None and gpt2 is not None
+    known = get_pretrained_model_config("google/gemma-2-9b").to_dict()
+    assert {k: known[k] for k in gemma.architecture} == gemma.architecture
+
+    gpt2_large = GPT2Config(n_embd=1280, n_layer=36, n_head=20)
+    wanted = {
+        "d_model": gpt2_large.n_embd,
+        "d_head": gpt2_large.n_embd // gpt2_large.n_head,
+        "n_heads": gpt2_large.n_head,
+        "d_mlp": 4 * gpt2_large.n_embd,
+        "n_layers": gpt2_large.n_layer,
+        "n_ctx": gpt2_large.n_positions,
+        "d_vocab": gpt2_large.vocab_size,
+        "act_fn": gpt2_large.activation_function,
+    }
+    assert {k: gpt2.architecture[k] for k in wanted} == wanted
+    assert gpt2.n_layers is None  # all of them are built
 
 
 def test_every_release_without_weights_names_a_recipe_that_fits_it() -> None:
     for release in load_zoo().releases:
+        if release.published or release.bundled:
+            continue
         assert release.command is not None
-        command, action, *args = shlex.split(release.command)
-        assert (command, action) == ("sae-lens-meta", "train")
-        cfg = parsed(*args)
-        assert (cfg.model_name, cfg.hook_name) == (release.model, release.hook)
-        assert load_recipe(release.name).release == release.name
-
-
-def test_what_is_given_beside_a_recipe_wins() -> None:
-    cfg = parsed("--k", "32", "--recipe", "metasae-gpt2l-l20", "--training_tokens=1000")
-    assert (cfg.sae.k, cfg.training_tokens, cfg.sae.d_sae) == (32, 1000, 20_480)
-    path = str(recipes_folder() / "metasae-gpt2l-l20.yaml")
-    assert parsed("--recipe", path).sae.k == 64
+        command, action, name = shlex.split(release.command)
+        assert (command, action) == ("sae-lens-meta", "reproduce")
+        recipe = load_recipe(name)
+        assert (recipe.model, recipe.hook) == (release.model, release.hook)
+        assert recipe.release == release.name
+        assert recipe.publish.licence == release.licence
 
 
 def test_a_recipe_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="no recipe 'metasae-gpt2'. There are: metasae-gpt2l"
     ):
-        with_recipe(["--recipe", "metasae-gpt2"])
-    with pytest.raises(ValueError, match="takes the name of a recipe"):
-        with_recipe(["--k", "3", "--recipe"])
-    for text in (
-        "release: x\n",
-        "release: x\ntrain: {k: [1]}\n",
-        "a: [",
-        "release: x\ntrain: {}\nz: 1\n",
-    ):
-        (tmp_path / "r.yaml").write_text(text)
+        load_recipe("metasae-gpt2")
+    plain = yaml.safe_load(
+        (recipes_folder() / "metasae-gpt2l-l20.yaml").read_text(encoding="utf-8")
+    )
+    broken = [
+        plain | {"z": 1},
+        plain | {"seeds": []},
+        plain | {"sae": plain["sae"] | {"k": -1}},
+        plain | {"sae": plain["sae"] | {"unknown": 1}},
+        plain | {"runner": plain["runner"] | {"unknown": 1}},
+        {key: value for key, value in plain.items() if key != "hook"},
+    ]
+    for recipe in (*map(yaml.safe_dump, broken), "a: [", "- 1"):
+        (tmp_path / "r.yaml").write_text(recipe)
         with pytest.raises(ValueError, match="is not a recipe"):
             load_recipe(str(tmp_path / "r.yaml"))

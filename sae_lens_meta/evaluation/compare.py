@@ -31,7 +31,11 @@ from sae_lens_meta.evaluation.family import Family
 from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
 from sae_lens_meta.evaluation.report import write_report
-from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from sae_lens_meta.evaluation.source import (
+    ActivationSource,
+    SourceConfig,
+    load_source,
+)
 from sae_lens_meta.evaluation.verdict import verdict
 from sae_lens_meta.hashing import file_sha256
 
@@ -72,12 +76,21 @@ class CompareConfig:
     max_memory_gb: float = 8.0
 
 
-def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
+def compare(
+    cfg: CompareConfig,
+    source_cfg: SourceConfig,
+    source: ActivationSource | None = None,
+) -> Comparison:
     """
     Runs every measure on all SAEs; writes comparison.json, its schema and report.html.
 
     What is done stays in `cfg.output / "progress"` until the end: the same call goes on where
     an earlier one was killed.
+
+    Args:
+        cfg: what to compare.
+        source_cfg: text and language model; text that training did not see.
+        source: what `source_cfg` names, where it is loaded already.
 
     Raises:
         ValueError: if there is no joint or no solo SAE, the SAEs do not read the same
@@ -104,7 +117,7 @@ def compare(cfg: CompareConfig, source_cfg: SourceConfig) -> Comparison:
     progress = cfg.output / "progress"
     claim(progress, _fingerprint(cfg, source_cfg, entries))
 
-    source = load_source(source_cfg, saes[solo])
+    source = source or load_source(source_cfg, saes[solo])
     run_passes(passes, saes, source, source_cfg.tokens, progress)
 
     family = Family(saes, source, progress, solo)

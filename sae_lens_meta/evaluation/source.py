@@ -16,6 +16,7 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import PYDOC, load_text
 
 SMOLLM2 = "smollm2"
@@ -102,6 +103,7 @@ def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
         cfg.dataset, cfg.held_out_documents, cfg.text_seed, cfg.first_document
     )
     model = load_model(cfg.model_class, model_path(name), device=cfg.device)
+    stop_at_hook(model)
     width = hook_width(model, sae.cfg.metadata.hook_name)
     if width != sae.cfg.d_in:
         raise ValueError(

@@ -162,6 +162,7 @@ def autointerp(
     judge: Judge,
     cfg: AutointerpConfig,
     source_cfg: SourceConfig,
+    source: ActivationSource | None = None,
 ) -> AutoInterpretation:
     """
     Explains and scores latents of one SAE, or of two SAEs over matched latents.
@@ -174,6 +175,7 @@ def autointerp(
         judge: who explains and scores.
         cfg: how many latents and windows.
         source_cfg: text and language model; text that training did not see.
+        source: what `source_cfg` names, where it is loaded already.
 
     Raises:
         ValueError: if there are more than two SAEs or none, they read different activations,
@@ -187,7 +189,7 @@ def autointerp(
             f"{source_cfg.context_size}. Give a smaller --window."
         )
     subjects = _subjects(paths, cfg, source_cfg)
-    source = load_source(source_cfg, subjects[0].sae)
+    source = source or load_source(source_cfg, subjects[0].sae)
     for subject in subjects:
         subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
     places = _usable(subjects, cfg.latents)

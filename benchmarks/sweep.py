@@ -1,0 +1,163 @@
+"""
+Sweeps of the SmolLM2 release, on the activations that `sae-lens-meta reproduce` has cached.
+
+    python -m benchmarks.sweep run RUN_FOLDER --tokens 2000000 solo base meta_lr=0.01
+    python -m benchmarks.sweep table
+
+A setting is `solo`, `base` (the recipe as it is), or changes of the recipe's SAE settings
+joined by commas; `seed=43` and `lr=0.001` are understood too. Each result is a line of
+benchmarks/sweep.jsonl, measured on the recipe's selection text, which the final figures do
+not use. Settings that have their line are passed over.
+"""
+
+import argparse
+import json
+import time
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+from sae_lens import SAE
+
+from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
+from sae_lens_meta.evaluation.phi import summarize_phi
+from sae_lens_meta.evaluation.phi_by_rate import PhiByRate, phi_by_rate
+from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
+from sae_lens_meta.recipe import Recipe, load_recipe
+from sae_lens_meta.reproduce.cache import SHARD_TOKENS, CachedActivations
+from sae_lens_meta.reproduce.run import Run
+from sae_lens_meta.reproduce.training import train_together
+
+NAME = "metasae-smollm2-135m-instruct-l11"
+RESULTS = Path(__file__).with_suffix(".jsonl")
+MIN_FIRED = 30
+
+
+def changed(recipe: Recipe, setting: str, tokens: int) -> tuple[Recipe, str]:
+    """The recipe with a setting, and the name of the one SAE of it to train."""
+    changes: dict[str, Any] = {}
+    if setting not in ("solo", "base"):
+        pairs = [part.partition("=") for part in setting.split(",")]
+        changes = {key: yaml.safe_load(value) for key, _, value in pairs}
+    seed = changes.pop("seed", recipe.seeds[0])
+    runner = recipe.runner | {"training_tokens": tokens, "n_checkpoints": 0}
+    if "lr" in changes:
+        runner["lr"] = changes.pop("lr")
+    is_solo = setting == "solo" or changes.pop("solo", False)
+    update = {"seeds": [seed], "runner": runner, "sae": recipe.sae | changes}
+    return recipe.model_copy(update=update), f"{'solo' if is_solo else 'joint'}_{seed}"
+
+
+def measure(run: Run, path: Path) -> dict[str, Any]:
+    sae = SAE.load_from_disk(path)
+    meter = ReconstructionMeter(sae)
+    counter = CooccurrenceCounter(sae.cfg.d_sae)
+    for batch in run.selection():
+        counter.update(meter.update(batch) > 0)
+    result = meter.result()
+    alive = meter.fired >= MIN_FIRED
+    phi = summarize_phi(counter, alive)
+    by_rate = phi_by_rate(counter, alive)
+    return {
+        "l2": result.normalized_l2,
+        "l0": result.l0,
+        "n_silent": result.n_silent,
+        "n_alive": int(alive.sum()),
+        "phi": phi.mean_abs,
+        "phi_by_chance": phi.expected_by_chance,
+        "n_measured": result.n_tokens,
+        "meta_explained": meta_explained_variance(sae.W_dec, 368, 4),
+        "phi_total": by_rate.total.tolist(),
+        "phi_pairs": by_rate.pairs.tolist(),
+    }
+
+
+def run_setting(folder: Path, recipe: Recipe, setting: str, tokens: int) -> None:
+    variant, name = changed(recipe, setting, tokens)
+    run = Run(variant, folder, "cpu", groups=[[name]])
+    store = CachedActivations(
+        folder / "activations" / "train",
+        recipe.hook,
+        variant.training.train_batch_size_tokens,
+        0,
+    )
+    # the first of the text, so that a sweep needs not wait for all of it
+    store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
+    out = folder / "sweep" / f"{setting}_{tokens}"
+    start = time.perf_counter()
+    cfg = run.runner_config([name], tokens)
+    train_together(cfg, store, out / "checkpoints", out, run.held_out_metadata())
+    seconds = time.perf_counter() - start
+    row = {"setting": setting, "tokens": tokens, "seconds": round(seconds)}
+    row |= measure(run, out / name)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def results() -> list[dict[str, Any]]:
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def table(tokens: int) -> Table:
+    rows = [row for row in results() if row["tokens"] == tokens]
+    solo = next(row for row in rows if row["setting"] == "solo")
+    shown = Table(title=f"{tokens:,} tokens, differences to the first solo SAE")
+    columns = ("setting", "L2", "dL2", "phi", "dphi", "at equal rates", "L0", "alive")
+    for column in (*columns, "fresh meta SAE explains"):
+        shown.add_column(column, justify="left" if column == "setting" else "right")
+    reference = _by_rate(solo)
+    for row in rows:
+        corrected = row["phi"] - row["phi_by_chance"]
+        base = solo["phi"] - solo["phi_by_chance"]
+        by_rate = _by_rate(row)
+        equal = by_rate.at_rates_of(reference) / reference.at_rates_of(by_rate) - 1
+        shown.add_row(
+            row["setting"],
+            f"{row['l2']:.4f}",
+            f"{row['l2'] / solo['l2'] - 1:+.1%}",
+            f"{corrected:.3e}",
+            f"{corrected / base - 1:+.1%}",
+            f"{equal:+.1%}",
+            f"{row['l0']:.1f}",
+            str(row["n_alive"]),
+            f"{row['meta_explained']:.3f}",
+        )
+    return shown
+
+
+def _by_rate(row: dict[str, Any]) -> PhiByRate:
+    return PhiByRate(np.array(row["phi_total"]), np.array(row["phi_pairs"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run")
+    running.add_argument("folder", type=Path)
+    running.add_argument("settings", nargs="+")
+    showing = commands.add_parser("table")
+    for command in (running, showing):
+        command.add_argument("--tokens", type=int, default=2_000_000)
+    args = parser.parse_args()
+    if args.command == "table":
+        return Console(width=120).print(table(args.tokens))
+    recipe = load_recipe(NAME)
+    # as it was cached
+    cached = json.loads((args.folder / "run.json").read_text())["recipe"]
+    recipe = recipe.model_copy(update={"dataset": cached["dataset"]})
+    for setting in args.settings:
+        known = {(row["setting"], row["tokens"]) for row in results()}
+        if (setting, args.tokens) not in known:
+            run_setting(args.folder, recipe, setting, args.tokens)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Mean |phi| at equal firing rates: phi depends on how often the two latents fire."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.evaluation.phi import BLOCK_ROWS, measurable, phi_rows
+
+# firing rates from 1 down to 2^-15 in factors of two, and all below
+N_BINS = 16
+
+
+@dataclass
+class PhiByRate:
+    """
+    |phi| of the pairs of one SAE, by the firing rates of their latents.
+
+    Attributes:
+        total: sum of |phi| over pairs whose latents fire at rates of bins i and j,
+            `[16, 16]`; bin i holds rates from 2^-(i+1) to 2^-i, the last one all below.
+        pairs: how many there are, `[16, 16]`.
+    """
+
+    total: np.ndarray
+    pairs: np.ndarray
+
+    @property
+    def mean_abs(self) -> float:
+        """Mean |phi| over all pairs."""
+        return float(self.total.sum() / self.pairs.sum())
+
+    def at_rates_of(self, reference: "PhiByRate") -> float:
+        """
+        Mean |phi| over pairs of firing rates that both SAEs have, each bin counting as much in
+        one SAE as in the other: compare it with `reference.at_rates_of(self)`.
+        """
+        both = (self.pairs > 0) & (reference.pairs > 0)
+        weights = np.minimum(self.pairs, reference.pairs)[both]
+        means = self.total[both] / self.pairs[both]
+        return float((weights * means).sum() / weights.sum())
+
+
+def phi_by_rate(
+    counter: CooccurrenceCounter, latents: np.ndarray | None = None
+) -> PhiByRate:
+    """
+    Args:
+        counter: counts within one SAE.
+        latents: mask `[d]` of the latents to take; all that have a phi by default.
+    """
+    chosen = measurable(counter)
+    if latents is not None:
+        chosen = chosen & latents
+    rate = np.where(chosen, counter.fired_a / max(counter.n_tokens, 1), 1.0)
+    bins = np.clip(np.floor(-np.log2(rate)), 0, N_BINS - 1).astype(int)
+    one_hot = np.zeros((counter.d_a, N_BINS))
+    one_hot[chosen, bins[chosen]] = 1
+    total = np.zeros((N_BINS, N_BINS))
+    for first in range(0, counter.d_a, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, counter.d_a)
+        phi = np.abs(phi_rows(counter, first, last)).astype(np.float64)
+        phi[range(last - first), range(first, last)] = 0
+        total += one_hot[first:last].T @ phi @ one_hot
+    counts = one_hot.sum(axis=0)
+    pairs = np.outer(counts, counts) - np.diag(counts)
+    return PhiByRate(total / 2, pairs / 2)

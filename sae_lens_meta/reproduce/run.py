@@ -1,0 +1,189 @@
+"""One run of a recipe: where its files lie, and what its stages share."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
+from sae_lens.load_model import load_model
+from transformer_lens.HookedRootModule import HookedRootModule
+
+from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, model_path
+from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
+from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
+from sae_lens_meta.reproduce.rehearsal import random_model
+from sae_lens_meta.stop_at_hook import stop_at_hook
+from sae_lens_meta.text import load_text
+
+
+@dataclass
+class Run:
+    """
+    A recipe, a folder, and what is loaded once for all stages.
+
+    Attributes:
+        recipe: as it is run; of a rehearsal, the shortened one.
+        folder: that receives everything.
+        device: of the model and the SAEs.
+        is_rehearsal: whether the language model has random weights.
+        groups: names of the SAEs that are trained in one pass.
+        judge_url, judge_model: of autointerp.
+        repo: on the Hub, to publish to; None prepares only.
+    """
+
+    recipe: Recipe
+    folder: Path
+    device: str
+    is_rehearsal: bool = False
+    groups: list[list[str]] = field(default_factory=list)
+    judge_url: str | None = None
+    judge_model: str | None = None
+    repo: str | None = None
+
+    @cached_property
+    def model(self) -> HookedRootModule:
+        """The language model."""
+        if self.is_rehearsal:
+            return random_model(self.recipe, self.device)
+        path = model_path(self.recipe.model)
+        return stop_at_hook(load_model(self.recipe.model_class, path, self.device))
+
+    @property
+    def model_name(self) -> str:
+        """What the SAEs record as their model."""
+        return self.recipe.model if self.is_rehearsal else model_path(self.recipe.model)
+
+    @property
+    def context_size(self) -> int:
+        return self.recipe.training.context_size
+
+    @property
+    def saes(self) -> Path:
+        """Folder of the exported SAEs."""
+        return self.folder / "saes"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the trainings' checkpoints."""
+        return self.folder / "checkpoints"
+
+    def paths(self, kind: str) -> list[Path]:
+        """Folders of the exported SAEs of one kind, `joint`, `solo` or `solo_equal_l2`."""
+        return [self.saes / f"{kind}_{seed}" for seed in self.recipe.seeds]
+
+    def all_paths(self) -> list[Path]:
+        """Folders of all exported SAEs."""
+        return [path for kind in (JOINT, SOLO, EQUAL_L2) for path in self.paths(kind)]
+
+    def runner_config(
+        self, names: list[str], n_tokens: int
+    ) -> MultiSAETrainingRunnerConfig:
+        """SAELens's config for training some of the SAEs up to `n_tokens` tokens."""
+        saes = {n: cfg for n, cfg in self.recipe.saes().items() if n in names}
+        cfg = self.recipe.runner_config(saes)
+        cfg.device = self.device
+        for sae in cfg.saes.values():
+            sae.device = self.device
+        cfg.model_name = self.model_name
+        cfg.training_tokens = n_tokens
+        return cfg
+
+    def training_text(self) -> Dataset | IterableDataset:
+        """What is left after the documents that are held out."""
+        held_out = self.recipe.held_out
+        n = held_out.compare + held_out.select
+        return load_text(self.recipe.dataset, n, self.recipe.text_seed)[0]
+
+    def store(self, text: Dataset | IterableDataset) -> ActivationsStore:
+        """SAELens's store of the hook's activations, from the start of `text`."""
+        cfg = self.recipe.training
+        with warnings.catch_warnings():
+            # about the length of a training and the speed of its tokenizer
+            warnings.filterwarnings("ignore", "The training dataset contains fewer")
+            warnings.filterwarnings("ignore", "Dataset is not tokenized")
+            return ActivationsStore.from_config_multi_hook(
+                self.model,
+                dataset=text,
+                hook_names=[self.recipe.hook],
+                hook_d_ins={self.recipe.hook: self.recipe.joint.d_in},
+                context_size=self.context_size,
+                n_batches_in_buffer=cfg.n_batches_in_buffer,
+                store_batch_size_prompts=cfg.store_batch_size_prompts,
+                train_batch_size_tokens=cfg.train_batch_size_tokens,
+                total_training_tokens=cfg.training_tokens,
+                device=self.device,
+                autocast_lm=cfg.autocast_lm,
+            )
+
+    def cached(self, name: str, n_tokens: int, first: int | None) -> CachedActivations:
+        """
+        The activations of `n_tokens` tokens, from disk; written there unless they are.
+
+        Args:
+            name: of the folder.
+            n_tokens: to have, as far as the text goes.
+            first: of the held-out documents for selection, or None for the training text.
+        """
+        batch = self.recipe.training.train_batch_size_tokens
+        folder = self.folder / "activations" / name
+        made_of = {
+            "model": self.recipe.model,
+            "hook": self.recipe.hook,
+            "dataset": self.recipe.dataset,
+            "text_seed": self.recipe.text_seed,
+            "held_out": self.recipe.held_out.model_dump(),
+            "context_size": self.context_size,
+            "n_tokens": n_tokens,
+        }
+        finished = folder / "finished"
+        if not finished.is_file():
+            text = self.training_text() if first is None else self.held_out(first)
+            # a batch more, since what fills none is left out
+            fill_cache(folder, self.store(text), n_tokens + 2 * batch, made_of)
+            finished.touch()
+        return CachedActivations(folder, self.recipe.hook, batch, seed=0)
+
+    def selection(self) -> Iterator[torch.Tensor]:
+        """Batches of activations that thresholds and equal L2 are taken on, as in training."""
+        n_tokens = self.recipe.calibrate_tokens
+        first = self.recipe.held_out.compare
+        cached = self.cached("select", n_tokens, first)
+        n_batches = min(n_tokens, cached.n_tokens) // cached.batch_size
+        loader = cached.get_multi_hook_data_loader()
+        for _ in range(n_batches):
+            yield next(loader)[self.recipe.hook].to(self.device)
+
+    def held_out(self, first: int) -> Dataset:
+        """Held-out documents: from `first` on, those to compare on or those to select on."""
+        held_out = self.recipe.held_out
+        n = held_out.select if first else held_out.compare
+        return load_text(self.recipe.dataset, n, self.recipe.text_seed, first)[1]
+
+    def comparison_source(self) -> ActivationSource:
+        """Model and text that the final figures are taken on."""
+        text = self.held_out(0)
+        return ActivationSource(self.model, text, self.context_size, self.device)
+
+    def source_config(self) -> SourceConfig:
+        """What `comparison_source` is made of."""
+        return SourceConfig(
+            model=None,
+            model_class=self.recipe.model_class,
+            dataset=self.recipe.dataset,
+            held_out_documents=self.recipe.held_out.compare,
+            text_seed=self.recipe.text_seed,
+            tokens=self.recipe.compare_tokens,
+            context_size=self.context_size,
+            device=self.device,
+        )
+
+    def held_out_metadata(self) -> dict[str, Any]:
+        """What an SAE records of the documents kept from its training."""
+        held_out = self.recipe.held_out
+        documents = held_out.compare + held_out.select
+        return {"documents": documents, "text_seed": self.recipe.text_seed}

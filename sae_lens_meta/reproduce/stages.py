@@ -1,0 +1,204 @@
+"""The stages of a recipe, each going on where an earlier call of it was killed."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from sae_lens import SAE, TrainingSAE
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from safetensors.torch import load_file, save_file
+
+from sae_lens_meta.calibration import calibrate
+from sae_lens_meta.evaluation.autointerp import AutointerpConfig, autointerp
+from sae_lens_meta.evaluation.autointerp.judge import Judge, OpenAIJudge
+from sae_lens_meta.evaluation.compare import CompareConfig, add_autointerp, compare
+from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
+from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
+from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
+from sae_lens_meta.reproduce.run import Run
+from sae_lens_meta.reproduce.training import finished_checkpoints, train_together
+from sae_lens_meta.training_sae import META_FOLDER, MetaTrainingSAE
+
+MATRICES = ("W_enc", "W_dec")
+Figures = dict[str, Any]
+
+
+def cache(run: Run) -> Figures:
+    """Writes the activations that every training reads to disk."""
+    return {"n_tokens": run.cached("train", run.recipe.n_tokens, None).n_tokens}
+
+
+def train(run: Run) -> Figures:
+    """Trains the joint and the solo SAEs and exports them."""
+    return _train_until(run, run.recipe.training.training_tokens)
+
+
+def continue_training(run: Run) -> Figures:
+    """Trains on from the final checkpoints: weights of both SAEs, both optimizers."""
+    return _train_until(run, run.recipe.n_tokens)
+
+
+def _train_until(run: Run, n_tokens: int) -> Figures:
+    figures = {}
+    for i, group in enumerate(run.groups):
+        if run.recipe.cache_activations:
+            store: Any = run.cached("train", run.recipe.n_tokens, None)
+        else:
+            torch.manual_seed(run.recipe.seeds[0])  # orders the activations
+            store = run.store(run.training_text())
+        found = train_together(
+            run.runner_config(group, n_tokens),
+            store,
+            run.checkpoints / str(i),
+            run.saes,
+            run.held_out_metadata(),
+        )
+        figures[", ".join(group)] = asdict(found)
+    return figures
+
+
+def equal_l2(run: Run) -> Figures:
+    """Exports of each solo training the checkpoint whose L2 is nearest to the joint SAE's."""
+    figures = {}
+    for seed, target in zip(run.recipe.seeds, run.paths(EQUAL_L2), strict=True):
+        joint = SAE.load_from_disk(run.saes / f"{JOINT}_{seed}", run.device)
+        wanted = _l2(run, joint)
+        found = {}
+        for n_tokens, path in _solo_checkpoints(run, seed).items():
+            _export(path, target, run.device)
+            found[n_tokens] = _l2(run, SAE.load_from_disk(target, run.device))
+        nearest = min(found, key=lambda n: abs(found[n] - wanted))
+        _export(_solo_checkpoints(run, seed)[nearest], target, run.device)
+        figures[target.name] = {
+            "joint_l2": wanted,
+            "l2": found[nearest],
+            "n_tokens": nearest,
+        }
+    return figures
+
+
+def _solo_checkpoints(run: Run, seed: int) -> dict[int, Path]:
+    name = f"{SOLO}_{seed}"
+    (group,) = (i for i, names in enumerate(run.groups) if name in names)
+    checkpoints = finished_checkpoints(run.checkpoints / str(group))
+    return {n: checkpoints[n] / name for n in sorted(checkpoints)}
+
+
+def _export(checkpoint: Path, target: Path, device: str) -> None:
+    sae = TrainingSAE.load_from_disk(checkpoint, device)
+    assert isinstance(sae, MetaTrainingSAE)
+    target.mkdir(parents=True, exist_ok=True)
+    sae.save_inference_model(target)
+
+
+def _l2(run: Run, sae: SAE[Any]) -> float:
+    meter = ReconstructionMeter(sae)
+    for batch in run.selection():
+        meter.update(batch)
+    return meter.result().normalized_l2
+
+
+def calibrate_all(run: Run) -> Figures:
+    """Rounds the matrices of every SAE as the recipe says, and takes its thresholds."""
+    figures = {}
+    for path in run.all_paths():
+        store_matrices(path, run.recipe.matrices)
+        sae = SAE.load_from_disk(path, run.device)
+        figures[path.name] = asdict(calibrate(sae, run.selection()))
+        sae.save_model(path)
+        store_matrices(path, run.recipe.matrices)
+        if (path / META_FOLDER).is_dir():
+            store_matrices(path / META_FOLDER, run.recipe.matrices)
+    return figures
+
+
+def store_matrices(path: Path, dtype: str) -> None:
+    """Stores the encoder and decoder of a saved SAE in `dtype`; all else stays float32."""
+    weights = path / SAE_WEIGHTS_FILENAME
+    tensors = load_file(weights)
+    for name in MATRICES:
+        tensors[name] = tensors[name].to(getattr(torch, dtype))
+    save_file(tensors, weights)
+
+
+def compare_all(run: Run) -> Figures:
+    """Holds the joint SAEs against the solo ones on text that none has seen."""
+    cfg = CompareConfig(
+        joint=run.paths(JOINT),
+        solo=run.paths(SOLO),
+        solo_equal_l2=run.paths(EQUAL_L2),
+        output=run.folder / "comparison",
+        ce_tokens=run.recipe.ce_tokens,
+        min_fired=run.recipe.min_fired,
+    )
+    found = compare(cfg, run.source_config(), run.comparison_source())
+    return {"verdict": found.verdict, "warnings": found.warnings}
+
+
+def interpret(run: Run) -> Figures:
+    """Lets a judge explain latents of the first joint SAE and of its solo partner."""
+    paths = {JOINT: run.paths(JOINT)[0], SOLO: run.paths(SOLO)[0]}
+    output = run.folder / "autointerp"
+    cfg = AutointerpConfig(**run.recipe.autointerp, output=output)
+    judge = _judge(run)
+    found = autointerp(paths, judge, cfg, run.source_config(), run.comparison_source())
+    add_autointerp(found, run.folder / "comparison")
+    return {"judge": found.judge, "n_latents": len(found.saes[0].latents)}
+
+
+def _judge(run: Run) -> Judge:
+    if run.is_rehearsal:
+        return RehearsalJudge()
+    if run.judge_url is None or run.judge_model is None:
+        raise ValueError(
+            "The stage autointerp asks a judge: give --judge_url and --judge_model, for "
+            "instance of a vLLM server, or leave the stage out with --stage."
+        )
+    return OpenAIJudge(run.judge_url, run.judge_model)
+
+
+def publish_first(run: Run) -> Figures:
+    """Publishes the joint SAE of the first seed, or prepares that where no repo is given."""
+    recipe, card = run.recipe, run.recipe.publish
+    cfg = PublishConfig(
+        repo=run.repo or f"sae-lens-meta/{recipe.release}",
+        release=recipe.release,
+        dry_run=run.repo is None,
+        comparison=run.folder / "comparison",
+        output=run.folder / "publish",
+        base_model=card.base_model,
+        licence=card.licence,
+    )
+    if run.is_rehearsal:
+        cfg.repo = f"{cfg.repo}-rehearsal"
+        cfg.release = None
+        cfg.base_model = recipe.model
+        cfg.training = "a rehearsal: these SAEs are of random weights and worth nothing"
+    release = publish(run.paths(JOINT)[0], cfg, Console())
+    return {"repo": release.repo_id, "uploaded": run.repo is not None}
+
+
+STAGES: dict[str, Callable[[Run], Figures]] = {
+    "cache": cache,
+    "train": train,
+    "continue": continue_training,
+    "equal_l2": equal_l2,
+    "calibrate": calibrate_all,
+    "compare": compare_all,
+    "autointerp": interpret,
+    "publish": publish_first,
+}
+
+
+def stages_of(run: Run) -> list[str]:
+    """The stages that the recipe has, in order."""
+    left_out = set()
+    if not run.recipe.cache_activations:
+        left_out.add("cache")
+    if run.recipe.continue_tokens is None:
+        left_out.add("continue")
+    return [name for name in STAGES if name not in left_out]

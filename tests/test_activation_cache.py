@@ -1,0 +1,158 @@
+"""Activations on disk: the model's, each served once, in an order that can be gone on with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sae_lens.load_model import load_model
+
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.evaluation.source import ActivationSource
+from sae_lens_meta.reproduce import cache
+from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
+from sae_lens_meta.stop_at_hook import stop_at_hook
+from sae_lens_meta.text import load_text
+from tests.helpers import meta_config
+from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
+
+BATCH, SHARD = 64, 512
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ActivationSource:
+    path = save_tiny_llama(tmp_path_factory.mktemp("model"))
+    model = load_model("AutoModelForCausalLM", str(path), "cpu")
+    return ActivationSource(model, load_text("pydoc", 60)[1], CONTEXT, "cpu")
+
+
+@pytest.fixture
+def sae() -> Any:
+    cfg = meta_config(d_in=WIDTH)
+    cfg.metadata.hook_name, cfg.metadata.prepend_bos = HOOK, True
+    return MetaTrainingSAE(cfg)
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD_TOKENS", SHARD)
+
+
+def all_rows(cached: CachedActivations, n_batches: int) -> torch.Tensor:
+    loader = cached.get_multi_hook_data_loader()
+    return torch.cat([next(loader)[HOOK] for _ in range(n_batches)])
+
+
+def sorted_rows(rows: torch.Tensor) -> list[list[float]]:
+    return sorted(rows.tolist())
+
+
+def test_the_cache_holds_what_the_model_gives(
+    source: ActivationSource, sae: Any, tmp_path: Path
+) -> None:
+    n_tokens = 10 * SHARD
+    fill_cache(tmp_path, source.store(sae, n_tokens), n_tokens, {})
+    batches = [b.activations.flatten(0, 1) for b in source.stream(sae, n_tokens)]
+    wanted = torch.cat(batches).bfloat16().float()
+    cached = CachedActivations(tmp_path, HOOK, BATCH, seed=0)
+    assert cached.n_tokens == len(wanted) == n_tokens
+    served = all_rows(cached, n_tokens // BATCH)
+    assert not torch.equal(served, wanted)
+    # each row once, and none but those
+    assert sorted_rows(served) == sorted_rows(wanted)
+    with pytest.raises(ValueError, match="5,120 cached tokens are used up"):
+        all_rows(cached, 1)
+
+
+def test_a_cache_that_was_killed_is_filled_up(
+    source: ActivationSource,
+    sae: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_tokens = 5 * SHARD + 160
+    fill_cache(tmp_path / "whole", source.store(sae, n_tokens), n_tokens, {})
+    read: list[int] = []
+
+    def fill() -> None:
+        store = source.store(sae, n_tokens)
+        get, write = store.get_activations, cache._write
+
+        def counted(tokens: torch.Tensor) -> torch.Tensor:
+            read.append(tokens.numel())
+            return get(tokens)
+
+        def killed(path: Path, rows: torch.Tensor) -> None:
+            if path.name == "00003.safetensors" and not (tmp_path / "once").exists():
+                (tmp_path / "once").touch()
+                path.with_suffix(".unfinished").write_bytes(b"half of it")
+                raise KeyboardInterrupt
+            write(path, rows)
+
+        monkeypatch.setattr(store, "get_activations", counted)
+        monkeypatch.setattr(cache, "_write", killed)
+        try:
+            fill_cache(tmp_path / "killed", store, n_tokens, {})
+        finally:
+            monkeypatch.setattr(cache, "_write", write)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    read.clear()
+    fill()
+    assert sum(read) == n_tokens - 3 * SHARD  # what was there was not read again
+    whole, killed = (
+        CachedActivations(tmp_path / name, HOOK, BATCH, seed=0)
+        for name in ("whole", "killed")
+    )
+    n_batches = n_tokens // BATCH - 1
+    assert torch.equal(all_rows(whole, n_batches), all_rows(killed, n_batches))
+
+
+def test_the_order_depends_on_the_seed_and_goes_on_where_it_was(
+    source: ActivationSource, sae: Any, tmp_path: Path
+) -> None:
+    n_tokens = 9 * SHARD
+    fill_cache(tmp_path, source.store(sae, n_tokens), n_tokens, {})
+    whole = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=1), 72)
+    other = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=2), 72)
+    assert not torch.equal(whole, other)
+    for n_before in (1, 31, 32, 33, 70):  # 32 batches are shuffled together
+        first = CachedActivations(tmp_path, HOOK, BATCH, seed=1)
+        all_rows(first, n_before)
+        first.save_to_checkpoint(tmp_path)
+        later = CachedActivations(tmp_path, HOOK, BATCH, seed=1)
+        later.load_from_checkpoint(tmp_path)
+        rest = all_rows(later, 72 - n_before)
+        assert torch.equal(rest, whole[n_before * BATCH :])
+
+
+def test_a_folder_of_other_activations_is_refused(
+    source: ActivationSource, sae: Any, tmp_path: Path
+) -> None:
+    fill_cache(tmp_path, source.store(sae, SHARD), SHARD, {"hook": "a"})
+    with pytest.raises(ValueError, match="activations of something else.*'?a'?"):
+        fill_cache(tmp_path, source.store(sae, SHARD), SHARD, {"hook": "b"})
+    with pytest.raises(FileNotFoundError, match="no cached activations"):
+        CachedActivations(tmp_path / "none", HOOK, BATCH, 0)
+
+
+def test_a_model_of_transformers_stops_at_the_hook_that_is_read(
+    source: ActivationSource, sae: Any, tmp_path: Path
+) -> None:
+    path = save_tiny_llama(tmp_path)
+    whole = load_model("AutoModelForCausalLM", str(path), "cpu")
+    stopped: Any = stop_at_hook(load_model("AutoModelForCausalLM", str(path), "cpu"))
+    ran: list[str] = []
+    for name in ("model.layers.0", "model.layers.1"):
+        module = stopped.model.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    wanted = ActivationSource(whole, source.text, CONTEXT, "cpu").stream(sae, 512)
+    found = ActivationSource(stopped, source.text, CONTEXT, "cpu").stream(sae, 512)
+    for a, b in zip(wanted, found, strict=True):
+        assert torch.equal(a.activations, b.activations)
+    assert set(ran) == {"model.layers.0"}
+    # who asks for all of it gets all of it
+    tokens = torch.zeros((1, 4), dtype=torch.long)
+    logits, _ = stopped.run_with_cache(tokens)
+    assert logits is not None and set(ran) == {"model.layers.0", "model.layers.1"}
