@@ -274,7 +274,7 @@ def test_a_release_without_weights_says_how_to_train_it() -> None:
         "metasae-gemma2-9b-l23",
     }
     message = (
-        "do not exist yet. Train them with: sae-lens-meta train --recipe metasae-gpt2l"
+        "do not exist yet. Train them with: sae-lens-meta reproduce metasae-gpt2l"
     )
     with pytest.raises(ValueError, match=message):
         load("metasae-gpt2l-l20")
