@@ -11,6 +11,8 @@ from sae_lens import MultiSAETrainingRunnerConfig
 from sae_lens.config import LoggingConfig
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.evaluation.autointerp import AutointerpConfig
+from sae_lens_meta.evaluation.compare import CompareConfig
 
 JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
 
@@ -57,6 +59,7 @@ class Rehearsal(_Strict):
         batch: tokens of a training step.
         cycles: of primary and meta steps.
         tokens: to calibrate and to compare on.
+        compare: fields of `CompareConfig`, in the place of the recipe's.
     """
 
     architecture: dict[str, Any]
@@ -66,6 +69,7 @@ class Rehearsal(_Strict):
     batch: int
     cycles: int = 3
     tokens: int = 8192
+    compare: dict[str, Any] = {}
 
 
 class Recipe(_Strict):
@@ -88,8 +92,7 @@ class Recipe(_Strict):
         matrices: what the exported encoder and decoder are stored in.
         calibrate_tokens: to take thresholds on.
         compare_tokens: to compare on.
-        ce_tokens: of them, to run the whole language model on.
-        min_fired: tokens that a latent must fire on to be compared.
+        compare: fields of `CompareConfig`, such as `ce_tokens`.
         autointerp: fields of `AutointerpConfig`, such as the latents to ask a judge about.
         publish: what stands on the card.
         rehearsal: how to rehearse it without its model.
@@ -110,15 +113,14 @@ class Recipe(_Strict):
     matrices: Literal["float32", "bfloat16"] = "float32"
     calibrate_tokens: int
     compare_tokens: int
-    ce_tokens: int
-    min_fired: int = 30
+    compare: dict[str, Any] = {}
     autointerp: dict[str, Any]
     publish: OnTheCard
     rehearsal: Rehearsal | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        _ = self.training
+        _ = self.training, self.comparing, self.interpreting
         return self
 
     def saes(self) -> dict[str, MetaTrainingSAEConfig]:
@@ -142,6 +144,16 @@ class Recipe(_Strict):
     def training(self) -> MultiSAETrainingRunnerConfig:
         """SAELens's config for training all SAEs in one pass."""
         return self.runner_config(self.saes())
+
+    @property
+    def comparing(self) -> CompareConfig:
+        """How the SAEs are compared, without their paths."""
+        return CompareConfig(joint=[], solo=[], **self.compare)
+
+    @property
+    def interpreting(self) -> AutointerpConfig:
+        """How a judge is asked, without a folder."""
+        return AutointerpConfig(**self.autointerp)
 
     @property
     def n_tokens(self) -> int:

@@ -117,6 +117,8 @@ def test_a_recipe_that_is_none_is_named(tmp_path: Path) -> None:
         plain | {"sae": plain["sae"] | {"k": -1}},
         plain | {"sae": plain["sae"] | {"unknown": 1}},
         plain | {"runner": plain["runner"] | {"unknown": 1}},
+        plain | {"compare": {"unknown": 1}},
+        plain | {"autointerp": {"latents": 0}},
         {key: value for key, value in plain.items() if key != "hook"},
     ]
     for recipe in (*map(yaml.safe_dump, broken), "a: [", "- 1"):

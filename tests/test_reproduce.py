@@ -51,8 +51,7 @@ def plain_recipe(model: Path, **changes: Any) -> dict[str, Any]:
         "matrices": "bfloat16",
         "calibrate_tokens": 2048,
         "compare_tokens": 6000,
-        "ce_tokens": 512,
-        "min_fired": 5,
+        "compare": {"ce_tokens": 512, "min_fired": 5},
         "autointerp": FEW,
         "publish": {"base_model": "nobody/tiny", "licence": "mit"},
     }
@@ -276,6 +275,16 @@ def test_what_cannot_be_run_is_refused_before_it_starts(
     monkeypatch.setattr(
         "sae_lens_meta.reproduce.reproduce.free_memory_gb", lambda _: 1.0
     )
+    nowhere = tmp_path / "nowhere"
+    nowhere.mkdir()
+    rehearsal = {"architecture": {}, "batch": 1}
+    no_model = plain_recipe(tmp_path / "no model", rehearsal=rehearsal)
+    with pytest.raises(ValueError, match="no model.* cannot be had.* --rehearse runs"):
+        reproduce(
+            str(written(nowhere, no_model)),
+            ReproduceConfig(output=nowhere / "r"),
+            console,
+        )
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(ValueError, match="takes .* GB of memory; 1.0 GB are free"):

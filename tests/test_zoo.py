@@ -273,9 +273,7 @@ def test_a_release_without_weights_says_how_to_train_it() -> None:
         "metasae-gpt2l-l20",
         "metasae-gemma2-9b-l23",
     }
-    message = (
-        "do not exist yet. Train them with: sae-lens-meta reproduce metasae-gpt2l"
-    )
+    message = "do not exist yet. Train them with: sae-lens-meta reproduce metasae-gpt2l"
     with pytest.raises(ValueError, match=message):
         load("metasae-gpt2l-l20")
     with pytest.raises(ValueError, match=message):

@@ -62,7 +62,8 @@ class CompareConfig:
             is half done is kept there too.
         ce_tokens (int): Tokens to run the whole language model on, for each SAE.
         min_fired (int): Tokens that a latent must fire on in every SAE to be compared.
-        n_candidates (int): Splitting candidates to list.
+        n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
+            latents of two SAEs, which takes 4 bytes for each.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
     """
 
@@ -113,7 +114,8 @@ def compare(
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
     split = Job(solo, joint)
-    passes = plan_passes([split, *map(Job, saes)], saes, cfg.max_memory_gb)
+    jobs = [split] * (cfg.n_candidates > 0) + list(map(Job, saes))
+    passes = plan_passes(jobs, saes, cfg.max_memory_gb)
     progress = cfg.output / "progress"
     claim(progress, _fingerprint(cfg, source_cfg, entries))
 
@@ -126,12 +128,13 @@ def compare(
         e.name: family.result(e, variant[e.id], latents[e.id], cfg.ce_tokens)
         for e in entries
     }
-    splitting = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
     comparison = _new_comparison(cfg, source_cfg, saes[solo])
     comparison.saes = [result for result, _ in found.values()]
     comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
-    comparison.splitting = splitting
-    comparison.vocabulary = family.vocabulary(splitting)
+    if cfg.n_candidates > 0:
+        candidates = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
+        comparison.splitting = candidates
+        comparison.vocabulary = family.vocabulary(candidates)
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
     comparison.warnings = _warnings(comparison, source_cfg, saes.values())

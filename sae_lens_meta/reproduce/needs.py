@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from sae_lens_meta.recipe import Recipe
+from sae_lens_meta.reproduce.cache import SHARD_TOKENS, SHARDS_MIXED
 
 GB = 1e9
 BYTES = 4  # float32
@@ -54,7 +55,9 @@ def fixed_gb(recipe: Recipe, device: str, lm_weights: int, lm_bytes: int) -> flo
     """What a training holds whatever the number of SAEs."""
     batch = recipe.training.train_batch_size_tokens
     dense = 0 if device == "cpu" else DENSE_MATRICES * batch * recipe.joint.d_sae
-    return (lm_weights * lm_bytes + dense * BYTES) / GB + HEADROOM_GB
+    shards = SHARDS_MIXED * SHARD_TOKENS if recipe.cache_activations else 0
+    read = min(shards, recipe.n_tokens) * recipe.joint.d_in * 2
+    return (lm_weights * lm_bytes + dense * BYTES + read) / GB + HEADROOM_GB
 
 
 def in_groups(recipe: Recipe, free_gb: float, fixed: float) -> list[list[str]]:
@@ -73,6 +76,12 @@ def in_groups(recipe: Recipe, free_gb: float, fixed: float) -> list[list[str]]:
         )
     names = list(recipe.saes())
     return [names[i : i + n] for i in range(0, len(names), n)]
+
+
+def counters_gb(recipe: Recipe) -> float:
+    """Counts of pairs that a comparison keeps at a time, in the memory of the host."""
+    one = 4 * recipe.joint.d_sae**2 / GB
+    return one if recipe.comparing.n_candidates else one / 2
 
 
 def estimate(recipe: Recipe, groups: list[list[str]], fixed: float, rate: float, lm_weights: int, device: str) -> Needs:  # fmt: skip
@@ -97,16 +106,17 @@ def estimate(recipe: Recipe, groups: list[list[str]], fixed: float, rate: float,
         "training": n_steps * training / 3600,
         # each SAE's pass over the whole model, with and without it
         "comparison": recipe.compare_tokens * reading
-        + 3 * 1.5 * len(names) * recipe.ce_tokens * reading,
+        + 3 * 1.5 * len(names) * recipe.comparing.ce_tokens * reading,
     }
     memory = fixed + sae_gb(recipe) * max(map(len, groups))
     return Needs(disk / GB, memory, hours, rate)
 
 
-def check_needs(needs: Needs, folder: Path, free_gb: float) -> None:
+def check_needs(recipe: Recipe, needs: Needs, folder: Path) -> None:
     """
     Raises:
-        ValueError: if the disk or the memory is too small.
+        ValueError: if the disk, or the host's memory for a comparison, is too small; whether
+            training fits is `in_groups`'s to say.
     """
     free_disk = shutil.disk_usage(_existing(folder)).free / GB
     if needs.disk_gb > free_disk:
@@ -114,10 +124,11 @@ def check_needs(needs: Needs, folder: Path, free_gb: float) -> None:
             f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {free_disk:.1f} GB are "
             "free. Give another --output."
         )
-    if needs.memory_gb > free_gb:
+    free = psutil.virtual_memory().available / GB
+    if counters_gb(recipe) > free:
         raise ValueError(
-            f"{needs.memory_gb:.1f} GB of memory are needed; {free_gb:.1f} GB are free. Take a "
-            "machine with more."
+            f"Comparing SAEs of {recipe.release!r} takes {counters_gb(recipe):.1f} GB of memory "
+            f"for counts; {free:.1f} GB are free. Take a machine with more."
         )
 
 
@@ -148,6 +159,7 @@ def needs_table(recipe: Recipe, needs: Needs, groups: list[list[str]], free_gb: 
     table.add_column("", justify="right")
     table.add_row("disk", f"{needs.disk_gb:.1f} GB")
     table.add_row("memory while training", f"{needs.memory_gb:.1f} GB")
+    table.add_row("counts of a comparison", f"{counters_gb(recipe):.1f} GB")
     table.add_row("memory that is free", f"{free_gb:.1f} GB")
     passes = " / ".join(str(len(group)) for group in groups)
     table.add_row("SAEs in one pass", passes)

@@ -57,8 +57,7 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
             "continue_tokens": recipe.continue_tokens and steps * how.batch,
             "calibrate_tokens": how.tokens,
             "compare_tokens": how.tokens,
-            "ce_tokens": min(how.tokens, 1024),
-            "min_fired": 1,
+            "compare": {"ce_tokens": 1024, "min_fired": 1} | how.compare,
             "autointerp": FEW_WINDOWS,
         }
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets.exceptions import DatasetsError
 from rich.console import Console
 from simple_parsing import field
 
@@ -25,7 +26,7 @@ from sae_lens_meta.reproduce.needs import (
 from sae_lens_meta.reproduce.rehearsal import rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
-from sae_lens_meta.text import PYDOC
+from sae_lens_meta.text import PYDOC, load_text
 
 STATE = "run.json"
 
@@ -153,7 +154,7 @@ def _planned(run: Run, console: Console) -> list[list[str]]:
     """Which SAEs are trained in one pass; shows what the run takes, and refuses what cannot be."""
     recipe = run.recipe
     free = free_memory_gb(run.device)
-    # what it takes depends on its size, and a model that cannot be had shows here
+    _check_to_be_had(run)
     weights = sum(p.numel() for p in run.model.parameters())
     bytes_each = next(run.model.parameters()).element_size()
     # it is in memory by now, and counts once
@@ -163,8 +164,23 @@ def _planned(run: Run, console: Console) -> list[list[str]]:
     rate = measured_rate(recipe, run.device)
     needs = estimate(recipe, groups, fixed, rate, weights, run.device)
     console.print(needs_table(recipe, needs, groups, free))
-    check_needs(needs, run.folder, free)
+    check_needs(recipe, needs, run.folder)
     return groups
+
+
+def _check_to_be_had(run: Run) -> None:
+    """Loads the model, whose size the needs depend on, and a document of the text."""
+    try:
+        _ = run.model
+        load_text(run.recipe.dataset, 1)
+    except (OSError, DatasetsError) as error:
+        hint = ""
+        if run.recipe.rehearsal and not run.is_rehearsal:
+            hint = " --rehearse runs the recipe without them."
+        raise ValueError(
+            f"The model {run.recipe.model!r} or the text {run.recipe.dataset!r} cannot be had: "
+            f"{error}.{hint}"
+        ) from error
 
 
 def _check_order(stage: str, known: list[str], state: _State) -> None:

@@ -1,7 +1,7 @@
 """The stages of a recipe, each going on where an earlier call of it was killed."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.calibration import calibrate
-from sae_lens_meta.evaluation.autointerp import AutointerpConfig, autointerp
+from sae_lens_meta.evaluation.autointerp import autointerp
 from sae_lens_meta.evaluation.autointerp.judge import Judge, OpenAIJudge
-from sae_lens_meta.evaluation.compare import CompareConfig, add_autointerp, compare
+from sae_lens_meta.evaluation.compare import add_autointerp, compare
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
@@ -127,13 +127,12 @@ def store_matrices(path: Path, dtype: str) -> None:
 
 def compare_all(run: Run) -> Figures:
     """Holds the joint SAEs against the solo ones on text that none has seen."""
-    cfg = CompareConfig(
+    cfg = replace(
+        run.recipe.comparing,
         joint=run.paths(JOINT),
         solo=run.paths(SOLO),
         solo_equal_l2=run.paths(EQUAL_L2),
         output=run.folder / "comparison",
-        ce_tokens=run.recipe.ce_tokens,
-        min_fired=run.recipe.min_fired,
     )
     found = compare(cfg, run.source_config(), run.comparison_source())
     return {"verdict": found.verdict, "warnings": found.warnings}
@@ -142,8 +141,7 @@ def compare_all(run: Run) -> Figures:
 def interpret(run: Run) -> Figures:
     """Lets a judge explain latents of the first joint SAE and of its solo partner."""
     paths = {JOINT: run.paths(JOINT)[0], SOLO: run.paths(SOLO)[0]}
-    output = run.folder / "autointerp"
-    cfg = AutointerpConfig(**run.recipe.autointerp, output=output)
+    cfg = replace(run.recipe.interpreting, output=run.folder / "autointerp")
     judge = _judge(run)
     found = autointerp(paths, judge, cfg, run.source_config(), run.comparison_source())
     add_autointerp(found, run.folder / "comparison")
