@@ -12,7 +12,6 @@ not use. Settings that have their line are passed over.
 
 import argparse
 import json
-import time
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,12 @@ from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.phi import summarize_phi
 from sae_lens_meta.evaluation.phi_by_rate import PhiByRate, phi_by_rate
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
+from sae_lens_meta.penalty import unit_rows
 from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.cache import SHARD_TOKENS, CachedActivations
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import train_together
+from sae_lens_meta.training_sae import META_FOLDER, meta_fit
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 RESULTS = Path(__file__).with_suffix(".jsonl")
@@ -72,9 +73,28 @@ def measure(run: Run, path: Path) -> dict[str, Any]:
         "phi_by_chance": phi.expected_by_chance,
         "n_measured": result.n_tokens,
         "meta_explained": meta_explained_variance(sae.W_dec, 368, 4),
-        "phi_total": by_rate.total.tolist(),
-        "phi_pairs": by_rate.pairs.tolist(),
+        "own_meta_explained": own_fit(path),
+        "phi_ratio": by_rate.ratio_at_equal_rates(_reference(path, by_rate)),
     }
+
+
+def own_fit(path: Path) -> float | None:
+    """Share of the variance of an SAE's decoder rows that its own meta SAE explains."""
+    if not (path / META_FOLDER).is_dir():
+        return None
+    rows = unit_rows(SAE.load_from_disk(path).W_dec.detach())
+    recons = SAE.load_from_disk(path / META_FOLDER)(rows).detach()
+    mse = (rows - recons).pow(2).sum(-1)
+    return float(meta_fit(rows, mse)["meta_explained_variance"])
+
+
+def _reference(path: Path, by_rate: PhiByRate) -> PhiByRate:
+    """Of the first solo SAE that was measured."""
+    file = path.parent.parent / "reference.npz"
+    if not file.exists():
+        np.savez(file, total=by_rate.total, pairs=by_rate.pairs)
+    found = np.load(file)
+    return PhiByRate(found["total"], found["pairs"])
 
 
 def run_setting(folder: Path, recipe: Recipe, setting: str, tokens: int) -> None:
@@ -89,12 +109,10 @@ def run_setting(folder: Path, recipe: Recipe, setting: str, tokens: int) -> None
     # the first of the text, so that a sweep needs not wait for all of it
     store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
     out = folder / "sweep" / f"{setting}_{tokens}"
-    start = time.perf_counter()
-    cfg = run.runner_config([name], tokens)
-    train_together(cfg, store, out / "checkpoints", out, run.held_out_metadata())
-    seconds = time.perf_counter() - start
-    row = {"setting": setting, "tokens": tokens, "seconds": round(seconds)}
-    row |= measure(run, out / name)
+    if not (out / name).is_dir():
+        cfg = run.runner_config([name], tokens)
+        train_together(cfg, store, out / "checkpoints", out, run.held_out_metadata())
+    row = {"setting": setting, "tokens": tokens} | measure(run, out / name)
     with RESULTS.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -110,30 +128,25 @@ def table(tokens: int) -> Table:
     solo = next(row for row in rows if row["setting"] == "solo")
     shown = Table(title=f"{tokens:,} tokens, differences to the first solo SAE")
     columns = ("setting", "L2", "dL2", "phi", "dphi", "at equal rates", "L0", "alive")
-    for column in (*columns, "fresh meta SAE explains"):
+    for column in (*columns, "fresh meta SAE explains", "own"):
         shown.add_column(column, justify="left" if column == "setting" else "right")
-    reference = _by_rate(solo)
     for row in rows:
+        own = row["own_meta_explained"]
         corrected = row["phi"] - row["phi_by_chance"]
         base = solo["phi"] - solo["phi_by_chance"]
-        by_rate = _by_rate(row)
-        equal = by_rate.at_rates_of(reference) / reference.at_rates_of(by_rate) - 1
         shown.add_row(
             row["setting"],
             f"{row['l2']:.4f}",
             f"{row['l2'] / solo['l2'] - 1:+.1%}",
             f"{corrected:.3e}",
             f"{corrected / base - 1:+.1%}",
-            f"{equal:+.1%}",
+            f"{row['phi_ratio'] - 1:+.1%}",
             f"{row['l0']:.1f}",
             str(row["n_alive"]),
             f"{row['meta_explained']:.3f}",
+            "" if own is None else f"{own:.3f}",
         )
     return shown
-
-
-def _by_rate(row: dict[str, Any]) -> PhiByRate:
-    return PhiByRate(np.array(row["phi_total"]), np.array(row["phi_pairs"]))
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ def compared(
     l0: float = 32.0,
     variant: str | None = None,
     d_sae: int = 20_000,
+    phi_at_equal_rates: float | None = None,
 ) -> ComparedSAE:
     """An SAE whose corrected mean |phi|, L2 and L0 are given."""
     summary = PhiSummary(N_TOKENS, d_sae, phi + 1e-3, 1e-3, phi, phi, 10**9)
@@ -55,6 +56,7 @@ def compared(
         training={},
         evaluation=evaluation,
         phi_compared=summary,
+        phi_at_equal_rates=phi if phi_at_equal_rates is None else phi_at_equal_rates,
         intervals={"normalised L2": Interval(0.9 * l2, 1.1 * l2)},
         matching=None,
         phi=FLAT,

@@ -1,6 +1,7 @@
 """`sae-lens-meta compare` from the command line to its files, on a small model."""
 
 import functools
+import itertools
 import json
 import shutil
 import signal
@@ -103,18 +104,51 @@ def test_the_headline_is_numpys_over_latents_with_partners_alive_everywhere(
     alive = np.all([fires[n][:, partner[n]].sum(0) >= MIN_FIRED for n in saes], axis=0)
     assert 2 < alive.sum() < len(reference), "the criterion must leave some out"
     assert {sae.name for sae in found.saes} == set(saes)
+    rates, matrices = {}, {}
     for sae in found.saes:
         chosen = fires[sae.name][:, partner[sae.name][alive]].astype(np.float64)
         matrix = np.asarray(np.corrcoef(chosen.T))
         phi = matrix[np.triu_indices(int(alive.sum()), 1)]
         assert sae.phi_compared.n_latents == alive.sum()
         assert sae.phi_compared.mean_abs == pytest.approx(np.abs(phi).mean(), rel=1e-6)
+        rates[sae.name] = chosen.mean(axis=0)
+        matrices[sae.name] = np.abs(matrix)
         counts, _ = np.histogram(phi, bins=sae.phi.edges)
         assert np.abs(counts - sae.phi.counts).sum() <= 4  # phi on an edge
         assert sae.evaluation.reconstruction.l0 == pytest.approx(
             fires[sae.name].sum(1).mean()
         )
         assert sum(sae.log_firing_rate.counts) == fires[sae.name].any(0).sum()
+    for sae in found.saes:
+        ratio = ratio_in_cells(
+            matrices[sae.name], rates[sae.name], matrices["solo_0"], rates["solo_0"]
+        )
+        mean_abs = found.saes[0].phi_compared.mean_abs
+        assert sae.phi_at_equal_rates == pytest.approx(ratio * mean_abs, rel=1e-4)
+
+
+def ratio_in_cells(
+    phi: np.ndarray, rate: np.ndarray, base: np.ndarray, base_rate: np.ndarray
+) -> float:
+    """Mean |phi| over another's, cell by cell of the two latents' firing rates."""
+
+    def cells(matrix: np.ndarray, rates: np.ndarray) -> dict[tuple[int, int], Any]:
+        found: dict[tuple[int, int], list[float]] = {}
+        octave = np.floor(-4 * np.log2(rates)).astype(int)
+        for i, j in itertools.permutations(range(len(rates)), 2):
+            found.setdefault((octave[i], octave[j]), []).append(matrix[i, j])
+        return found
+
+    mine, theirs = cells(phi, rate), cells(base, base_rate)
+    both = {
+        cell: min(len(mine[cell]), len(theirs[cell]))
+        for cell in mine.keys() & theirs.keys()
+    }
+    sums = [
+        sum(n * np.mean(one[cell]) for cell, n in both.items())
+        for one in (mine, theirs)
+    ]
+    return sums[0] / sums[1]
 
 
 def test_differences_are_those_of_the_means_with_intervals_around_them(

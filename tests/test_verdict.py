@@ -13,6 +13,14 @@ from tests.comparisons import compared, comparison
 SOLO = [compared(f"solo_{i}", "solo", 6.0e-3 + i * 1e-5) for i in range(3)]
 JOINT = [compared(f"joint_{i}", "joint", 5.5e-3 + i * 1e-5, l2=0.11) for i in range(2)]
 
+# they co-occur less only since their firing rates are further apart
+SPREAD = [
+    compared(
+        f"joint_{i}", "joint", 5.5e-3, l2=0.11, phi_at_equal_rates=6.1e-3 + i * 1e-5
+    )
+    for i in range(2)
+]
+
 
 def control(**changes: Any) -> ComparedSAE:
     return compared(
@@ -34,6 +42,10 @@ def test_an_effect_that_every_control_confirms_is_claimed() -> None:
         ([*SOLO, control(l2=0.1), *JOINT], "control's normalised L2 is 0.1, not 0.11"),
         ([*SOLO, control(l0=28.0), *JOINT], "control's L0 is 28, not 32"),
         ([*SOLO, control(phi=5.5e-3), *JOINT], "not lie below the solo of equal L2"),
+        (
+            [*SOLO, control(), *SPREAD],
+            "at equal firing rates mean |phi| differs by +1.6 %",
+        ),
         (
             [*SOLO, control(), compared("joint", "joint", 5.99e-3, l2=0.11)],
             "interval over seeds does not lie below 0",

@@ -17,9 +17,10 @@ from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.splitting import SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
-FORMAT = 1
+FORMAT = 2
 
 PHI = "corrected mean |phi|"
+PHI_AT_EQUAL_RATES = "mean |phi| at equal firing rates"
 L2 = "normalised L2"
 
 
@@ -55,6 +56,8 @@ class ComparedSAE:
         training: its metadata's record of how it was trained.
         evaluation: its figures over all its latents.
         phi_compared: mean |phi| over its latents whose partners fire in every SAE compared.
+        phi_at_equal_rates: that of the first solo SAE times how much more these latents
+            co-occur where both fire at the same rates (`PhiByRate.ratio_at_equal_rates`).
         intervals: of the figures that come from a stream, over blocks of tokens.
         matching: to the first solo SAE; None for that one.
         phi: pairs by phi, over the latents compared.
@@ -72,6 +75,7 @@ class ComparedSAE:
     training: dict[str, Any]
     evaluation: Evaluation
     phi_compared: PhiSummary
+    phi_at_equal_rates: float
     intervals: dict[str, Interval]
     matching: MatchingSummary | None
     phi: Histogram
@@ -138,7 +142,7 @@ class Comparison:
     Everything that a comparison found and what it was made with.
 
     Attributes:
-        format: of this file; 1.
+        format: of this file; 2.
         created: ISO date and time, UTC.
         versions: of the packages that figures depend on.
         source: model, text and how much of it.
@@ -210,6 +214,7 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = {
     PHI: Figure(lambda sae: sae.phi_compared.corrected, ".3e"),
     "mean |phi|": Figure(lambda sae: sae.phi_compared.mean_abs, ".3e"),
     "  of it by chance": Figure(lambda sae: sae.phi_compared.expected_by_chance, ".3e"),
+    PHI_AT_EQUAL_RATES: Figure(lambda sae: sae.phi_at_equal_rates, ".3e"),
     "latents compared": Figure(lambda sae: sae.phi_compared.n_latents, ".0f"),
     "mean |phi|, all latents that fire": Figure(
         lambda sae: sae.evaluation.phi.mean_abs, ".3e"

@@ -33,6 +33,7 @@ from sae_lens_meta.evaluation.intervals import block_interval
 from sae_lens_meta.evaluation.matching import match_latents, random_dictionary
 from sae_lens_meta.evaluation.passes import Job, Tally, load_counter
 from sae_lens_meta.evaluation.phi import phi_histogram, summarize_phi
+from sae_lens_meta.evaluation.phi_by_rate import phi_by_rate
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.evaluation.splitting import SplitCandidate, splitting_candidates
 from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
@@ -106,7 +107,7 @@ class Family:
     def result(
         self, entry: Entry, variant: str, compared: np.ndarray, ce_tokens: int
     ) -> tuple[ComparedSAE, Resampled]:
-        """All figures of one SAE, and those of half samples of the stream."""
+        """All figures of one SAE, and those of half samples; of the reference first."""
         name = entry.id
         sae, tally = self.saes[name], self._tally(name)
         training = sae.cfg.metadata.training_architecture_details or {}
@@ -117,6 +118,9 @@ class Family:
                 entry.name, sae, tally.meter, tally.counter, self.source, ce_tokens
             ),
         )
+        by_rate = phi_by_rate(tally.counter, compared)
+        if name == self.reference:
+            self.rates = by_rate
         geometry = decoder_geometry(sae.W_dec)  # type: ignore[arg-type]
         cosine_edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
         result = ComparedSAE(
@@ -128,6 +132,8 @@ class Family:
             training=training,
             evaluation=evaluation,
             phi_compared=summarize_phi(tally.counter, compared),
+            phi_at_equal_rates=self.rates.mean_abs
+            * by_rate.ratio_at_equal_rates(self.rates),
             intervals={},
             matching=None if name == self.reference else self._matched(name).summary,
             phi=coarse(*phi_histogram(tally.counter, compared), PHI_BINS),

@@ -7,8 +7,9 @@ import numpy as np
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.phi import BLOCK_ROWS, measurable, phi_rows
 
-# firing rates from 1 down to 2^-15 in factors of two, and all below
-N_BINS = 16
+# firing rates from 1 down to 2^-16; coarser bins leave differences of the rates within one
+BINS_PER_OCTAVE = 4
+N_BINS = 16 * BINS_PER_OCTAVE
 
 
 @dataclass
@@ -18,8 +19,8 @@ class PhiByRate:
 
     Attributes:
         total: sum of |phi| over pairs whose latents fire at rates of bins i and j,
-            `[16, 16]`; bin i holds rates from 2^-(i+1) to 2^-i, the last one all below.
-        pairs: how many there are, `[16, 16]`.
+            `[64, 64]`; bin i holds rates from 2^-((i+1)/4) to 2^-(i/4), the last one all below.
+        pairs: how many there are, `[64, 64]`.
     """
 
     total: np.ndarray
@@ -30,15 +31,20 @@ class PhiByRate:
         """Mean |phi| over all pairs."""
         return float(self.total.sum() / self.pairs.sum())
 
-    def at_rates_of(self, reference: "PhiByRate") -> float:
+    def ratio_at_equal_rates(self, reference: "PhiByRate") -> float:
         """
-        Mean |phi| over pairs of firing rates that both SAEs have, each bin counting as much in
-        one SAE as in the other: compare it with `reference.at_rates_of(self)`.
+        Mean |phi| over that of `reference`, as if the pairs of both fired at the same rates.
+
+        Means over the pairs of each bin, weighted by the pairs that the SAE with fewer of
+        them has there. 1 where nothing but the firing rates differs.
         """
-        both = (self.pairs > 0) & (reference.pairs > 0)
-        weights = np.minimum(self.pairs, reference.pairs)[both]
-        means = self.total[both] / self.pairs[both]
-        return float((weights * means).sum() / weights.sum())
+        weights = np.minimum(self.pairs, reference.pairs)
+        both = weights > 0
+        mine, theirs = (
+            (weights[both] * one.total[both] / one.pairs[both]).sum()
+            for one in (self, reference)
+        )
+        return float(mine / theirs)
 
 
 def phi_by_rate(
@@ -53,7 +59,7 @@ def phi_by_rate(
     if latents is not None:
         chosen = chosen & latents
     rate = np.where(chosen, counter.fired_a / max(counter.n_tokens, 1), 1.0)
-    bins = np.clip(np.floor(-np.log2(rate)), 0, N_BINS - 1).astype(int)
+    bins = np.floor(-BINS_PER_OCTAVE * np.log2(rate)).astype(int).clip(0, N_BINS - 1)
     one_hot = np.zeros((counter.d_a, N_BINS))
     one_hot[chosen, bins[chosen]] = 1
     total = np.zeros((N_BINS, N_BINS))

@@ -5,6 +5,7 @@ import numpy as np
 from sae_lens_meta.evaluation.comparison import (
     HEADLINE,
     PHI,
+    PHI_AT_EQUAL_RATES,
     Comparison,
     Difference,
 )
@@ -20,8 +21,9 @@ def verdict(comparison: Comparison) -> list[str]:
     A sentence for each joint variant.
 
     Lower co-occurrence is claimed only where the interval over seeds against at least three
-    solo SAEs lies below 0 and so does the difference to a solo SAE of equal L2 and L0:
-    worse reconstruction or rarer firing alone can lower mean |phi|.
+    solo SAEs lies below 0, at equal firing rates too, and so does the difference to a solo SAE
+    of equal L2 and L0: worse reconstruction, or firing rates that are further apart, alone can
+    lower mean |phi|.
     """
     return [
         _of_variant(comparison, variant)
@@ -59,6 +61,15 @@ def _what_is_missing(
         return "the interval over seeds does not lie below 0"
     if to_control is None:
         return "there is no solo at equal L2"
+    at_equal_rates = comparison.difference(variant, "solo", PHI_AT_EQUAL_RATES)
+    if at_equal_rates is None or at_equal_rates.percent is None:
+        return "it was not compared at equal firing rates"
+    over_seeds = at_equal_rates.over_seeds
+    if over_seeds is None or not over_seeds.high < 0:
+        return (
+            f"at equal firing rates mean |phi| differs by {at_equal_rates.percent:+.1f} %, and "
+            "the interval over seeds does not lie below 0"
+        )
     for figure in ("normalised L2", "L0"):
         values = [
             np.mean([HEADLINE[figure].of(sae) for sae in comparison.variants()[name]])
