@@ -38,7 +38,7 @@ from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.stop_at_hook import stop_at_hook
-from sae_lens_meta.zoo import list_pretrained, releases_table
+from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,15 +84,17 @@ def calibrate_saved(path: Path, source: SourceConfig, rule: str, batch: int) -> 
 
 
 def evaluate_saved(
-    path: Path, source: SourceConfig, ce_tokens: int, output: Path | None
+    name: str, source: SourceConfig, ce_tokens: int, output: Path | None
 ) -> None:
-    """Measures a saved SAE and writes evaluation.json beside it."""
+    """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
+    path = sae_folder(name)
     sae = SAE.load_from_disk(path, source.device)
     loaded = load_source(source, sae)
-    result = evaluate(path.name, sae, loaded, source.tokens, ce_tokens)
+    result = evaluate(Path(name).name, sae, loaded, source.tokens, ce_tokens)
     console = Console()
     console.print(evaluation_table([result]))
-    target = output or path / "evaluation.json"
+    is_release = not Path(name).is_dir()
+    target = output or (Path() if is_release else path) / "evaluation.json"
     result.save(target)
     console.print(f"Written: {target}")
 
@@ -197,8 +199,9 @@ def _dispatch(args: list[str]) -> None:
     comparison = commands.add_parser("compare", help=compare_saved.__doc__)
     comparison.add_arguments(CompareConfig, dest="config")
     comparison.add_arguments(SourceConfig, dest="source")
+    calibration.add_argument("path", type=Path, help="folder of the saved SAE")
+    evaluation.add_argument("name", help="folder of the saved SAE, or of a release")
     for command in (calibration, evaluation):
-        command.add_argument("path", type=Path, help="folder of the saved SAE")
         command.add_arguments(SourceConfig, dest="source")
     parsed = parser.parse_args(args)
     if parsed.command == "demo":
@@ -223,5 +226,5 @@ def _dispatch(args: list[str]) -> None:
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:
-        evaluate_saved(parsed.path, parsed.source, parsed.ce_tokens, parsed.output)
+        evaluate_saved(parsed.name, parsed.source, parsed.ce_tokens, parsed.output)
     return None

@@ -1,5 +1,6 @@
 """Files of a release: from the package or the Hub, at the pinned revision, verified."""
 
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from huggingface_hub import hf_hub_download
 
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.releases import Release, ReleasedSAE
+
+MAX_BUNDLED = 20_000_000  # bytes
 
 
 def fetch_sae(
@@ -44,6 +47,29 @@ def fetch_sae(
 def bundled_folder() -> Path:
     """Where the releases are that travel inside the package."""
     return Path(str(files("sae_lens_meta") / "bundled"))
+
+
+def bundle(folder: Path, release: Release) -> Path:
+    """
+    Puts the files of a release, card and report among them, where bundled ones are.
+
+    Returns:
+        The folder in the package.
+
+    Raises:
+        ValueError: if they are more than 20 MB.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MAX_BUNDLED:
+        raise ValueError(
+            f"{folder} holds {size / 1e6:.1f} MB; a release of more than "
+            f"{MAX_BUNDLED / 1e6:.0f} MB does not travel inside the package. Upload it."
+        )
+    target = bundled_folder() / release.name
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(folder, target)
+    return target
 
 
 def _bundled(release: Release, name: str, sha256: str) -> Path:

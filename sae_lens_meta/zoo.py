@@ -11,6 +11,7 @@ import inspect
 import warnings
 from difflib import get_close_matches
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,20 @@ def load_meta_sae(
     found = _release(release)
     sae = _sae(found, sae_id)
     return SAE.load_from_disk(fetch_sae(found, sae, sae.meta_path), device)
+
+
+def sae_folder(name: str) -> Path:
+    """
+    The folder of an SAE, by its path or as a release of one SAE.
+
+    Raises:
+        ValueError: if it is neither, or as `load_meta_sae`.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    found = _release(name)
+    sae = _sae(found, None)
+    return fetch_sae(found, sae, sae.path)
 
 
 def register_zoo() -> None:

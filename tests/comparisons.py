@@ -1,5 +1,6 @@
 """Comparisons made by hand, for what reads them."""
 
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -19,6 +20,7 @@ from sae_lens_meta.evaluation.histograms import Histogram
 from sae_lens_meta.evaluation.intervals import Interval
 from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.reconstruction import Reconstruction
+from sae_lens_meta.evaluation.source import SourceConfig
 from sae_lens_meta.evaluation.splitting import Part, SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
@@ -93,7 +95,7 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
         format=1,
         created="2026-01-01T00:00:00+00:00",
         versions={"sae-lens": "6"},
-        source={"model": "a model", "dataset": "some text"},
+        source=asdict(SourceConfig(model="a model", dataset="some text")),
         hook="model.layers.11",
         settings={"joint": ["runs/joint"], "ce_tokens": 4096},
         n_tokens=N_TOKENS,

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,11 +22,12 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import load_file, save_file
 
-from sae_lens_meta import MetaTrainingSAE, releases, zoo
+from sae_lens_meta import MetaTrainingSAE, release_files, releases, zoo
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.cli import main
 from sae_lens_meta.evaluation.autointerp.paired import paired_difference
 from sae_lens_meta.evaluation.autointerp.results import AutointerpSummary, ScoreMean
+from sae_lens_meta.evaluation.source import SourceConfig
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
@@ -33,7 +35,7 @@ from sae_lens_meta.publishing.package import Package, make_package
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.publishing.upload import PublishError
 from sae_lens_meta.releases import NEEDED_FILES, check_release_name
-from tests.comparisons import compared, comparison
+from tests.comparisons import N_TOKENS, compared, comparison
 from tests.helpers import meta_config, sparse_batches, train
 from tests.hub_server import STRANGER, WRITER, Fault, HubServer
 
@@ -191,6 +193,21 @@ def test_the_card_has_the_figures_of_the_comparison(
         assert part in text, part
     snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     exec(compile(snippet, "card", "exec"), {})  # the first one needs no plugin
+
+
+def test_the_cards_command_measures_the_release_as_it_was_measured(
+    hub: HubServer, release: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = release()
+    card = hub.repos[REPO].files["README.md"].decode()
+    (command,) = re.findall(r"^    (sae-lens-meta evaluate .*)$", card, re.MULTILINE)
+    asked: list[Any] = []
+    monkeypatch.setattr("sae_lens_meta.cli.evaluate_saved", lambda *a: asked.extend(a))
+    main(shlex.split(command)[1:])
+    name, source, ce_tokens, _ = asked
+    assert (name, ce_tokens) == (entry.name, 4096)
+    wanted = SourceConfig(model="a model", dataset="held_out.txt", tokens=N_TOKENS)
+    assert source == wanted
 
 
 def test_the_card_has_a_judges_scores_where_there_are_any(
@@ -383,6 +400,37 @@ def test_a_dry_run_shows_everything_and_asks_the_hub_nothing(
     assert file_sha256(output / HOOK / WEIGHTS)[:16] in shown
     entry = yaml.safe_load(shown[shown.index("  - name:") :].split("Written")[0])
     assert entry[0]["name"] == "metasae-tiny" and entry[0]["saes"][0]["l0"] == 32.0
+
+
+def test_a_bundled_release_loads_from_the_package_and_is_uploaded_nowhere(
+    hub: HubServer,
+    release: Callable[..., Any],
+    path: Path,
+    list_path: Path,  # noqa: ARG001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(release_files, "bundled_folder", lambda: tmp_path / "bundled")
+    with pytest.raises(ValueError, match="give --release"):
+        release(bundle=True)
+    entry = release(bundle=True, release="tiny")
+    assert not hub.repos and not hub.requests
+    assert (entry.bundled, entry.published, entry.revision) == (True, False, None)
+    assert releases.load_zoo().releases[-1] == entry
+    zoo.register_zoo()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found, wanted = SAE.from_pretrained("tiny", HOOK), SAE.load_from_disk(path)
+    assert all(
+        torch.equal(found.state_dict()[k], v) for k, v in wanted.state_dict().items()
+    )
+    card = (tmp_path / "bundled" / "tiny" / "README.md").read_text()
+    assert "has not been uploaded anywhere" in card and REPO not in card
+    assert (tmp_path / "bundled" / "tiny" / "report.html").is_file()
+    assert zoo.sae_folder("tiny") == tmp_path / "bundled" / "tiny" / HOOK
+
+    monkeypatch.setattr(release_files, "MAX_BUNDLED", 1000)
+    with pytest.raises(ValueError, match="more than 0 MB does not travel"):
+        release(bundle=True, release="tiny")
 
 
 def test_running_again_adds_nothing_and_a_change_is_another_tag(

@@ -1,6 +1,7 @@
 """The model card: what the Hub shows of a release, with the figures of its comparison."""
 
 import re
+import shlex
 from importlib.resources import files
 from typing import Any
 
@@ -11,6 +12,15 @@ from sae_lens_meta.evaluation.intervals import Interval
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.releases import Release
 
+MEASURED_WITH = (
+    "model",
+    "model_class",
+    "dataset",
+    "held_out_documents",
+    "first_document",
+    "text_seed",
+    "context_size",
+)
 PAPER = "https://arxiv.org/abs/2604.03436"
 
 
@@ -45,9 +55,19 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         settings=measured.training,
         calibration=package.metadata["calibration"],
         dataset=dataset,
+        command=_command(release, comparison),
         n_solo=sum(sae.role == "solo" for sae in comparison.saes),
         n_joint=len(comparison.variants()[measured.variant]),
     )
+
+
+def _command(release: Release, comparison: Comparison) -> str:
+    """What measures the released SAE as it was measured for its comparison."""
+    source, settings = comparison.source, comparison.settings
+    options = {name: source[name] for name in MEASURED_WITH}
+    options |= {"tokens": comparison.n_tokens, "ce_tokens": settings["ce_tokens"]}
+    shown = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    return " ".join([f"sae-lens-meta evaluate {release.name}", *shown])
 
 
 def _eval_results(comparison: Comparison, measured: ComparedSAE) -> list[EvalResult]:

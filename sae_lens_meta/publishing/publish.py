@@ -15,6 +15,7 @@ from sae_lens_meta.publishing.card import PAPER, model_card
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import upload
+from sae_lens_meta.release_files import bundle
 from sae_lens_meta.releases import (
     LOADER,
     Release,
@@ -50,6 +51,8 @@ class PublishConfig:
             default the repository's, and the entry is printed only.
         private (bool): Create the repository private.
         dry_run (bool): Prepare everything and show it, but upload and write nothing.
+        bundle (bool): Put the files into this package in the place of uploading them; for a
+            release small enough to travel with it.
         comparison (Path | None): Output folder of `compare`, which measured the SAE; by default
             the SAE's own folder.
         base_model (str | None): The language model's name on the Hub.
@@ -63,6 +66,7 @@ class PublishConfig:
     release: str | None = None
     private: bool = field(default=False, action="store_true")
     dry_run: bool = field(default=False, action="store_true")
+    bundle: bool = field(default=False, action="store_true")
     comparison: Path | None = None
     base_model: str | None = None
     dataset: str | None = None
@@ -84,6 +88,8 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
         PublishError: as `upload`.
     """
     check_repo_id(cfg.repo)
+    if cfg.bundle and cfg.release is None:
+        raise ValueError("--bundle takes the name of the release: give --release.")
     comparison = (cfg.comparison or path) / "comparison.json"
     package = make_package(path, comparison, cfg.output)
     release = _release(path, cfg, package)
@@ -94,7 +100,9 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
     model_card(package, release, dataset).save(package.folder / CARD)
     package.names.append(CARD)
     console.print(_contents(package, cfg.repo))
-    if cfg.dry_run:
+    if cfg.bundle and not cfg.dry_run:
+        console.print(f"Written: {bundle(package.folder, release)}")
+    elif cfg.dry_run:
         console.print("Nothing was uploaded. The files are in", cfg.output)
         console.print("Entry of pretrained.yaml, zeros standing for the commit:\n")
     else:
@@ -131,8 +139,9 @@ def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
     return Release(
         name=cfg.release or cfg.repo.split("/")[1],
         repo_id=cfg.repo,
-        revision="0" * 40,
-        published=True,
+        revision=None if cfg.bundle else "0" * 40,
+        published=not cfg.bundle,
+        bundled=cfg.bundle,
         model=scrubbed(cfg.base_model or (known.model if known else model)),
         hook=package.hook,
         conversion_func=LOADER,

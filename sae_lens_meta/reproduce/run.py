@@ -172,7 +172,7 @@ class Run:
     def source_config(self) -> SourceConfig:
         """What `comparison_source` is made of."""
         return SourceConfig(
-            model=None,
+            model=self.recipe.model,
             model_class=self.recipe.model_class,
             dataset=self.recipe.dataset,
             held_out_documents=self.recipe.held_out.compare,
