@@ -50,8 +50,13 @@ class Run:
         """The language model."""
         if self.is_rehearsal:
             return random_model(self.recipe, self.device)
-        path = model_path(self.recipe.model)
-        return stop_at_hook(load_model(self.recipe.model_class, path, self.device))
+        model = load_model(
+            self.recipe.model_class,
+            model_path(self.recipe.model),
+            self.device,
+            self.recipe.training.model_from_pretrained_kwargs,
+        )
+        return stop_at_hook(model)
 
     @property
     def model_name(self) -> str:
