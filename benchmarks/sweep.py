@@ -89,9 +89,10 @@ def own_fit(path: Path) -> float | None:
 
 
 def _reference(path: Path, by_rate: PhiByRate) -> PhiByRate:
-    """Of the first solo SAE that was measured."""
-    file = path.parent.parent / "reference.npz"
-    if not file.exists():
+    """Of the first solo SAE of as many tokens, which comes first."""
+    setting, _, tokens = path.parent.name.rpartition("_")
+    file = path.parent.parent / f"reference_{tokens}.npz"
+    if setting == "solo":
         np.savez(file, total=by_rate.total, pairs=by_rate.pairs)
     found = np.load(file)
     return PhiByRate(found["total"], found["pairs"])

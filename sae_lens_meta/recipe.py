@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from importlib.resources import files
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,28 @@ from sae_lens_meta.config import MetaTrainingSAEConfig
 from sae_lens_meta.evaluation.autointerp import AutointerpConfig
 from sae_lens_meta.evaluation.compare import CompareConfig
 
+# of MultiSAETrainingRunnerConfig: what changes how tokens are read would have to be known to
+# everything that measures, and what is written where is the recipe's own
+RUNNER_FIELDS = {
+    "training_tokens",
+    "train_batch_size_tokens",
+    "context_size",
+    "store_batch_size_prompts",
+    "n_batches_in_buffer",
+    "lr",
+    "lr_scheduler_name",
+    "lr_warm_up_steps",
+    "lr_decay_steps",
+    "lr_end",
+    "adam_beta1",
+    "adam_beta2",
+    "dead_feature_window",
+    "feature_sampling_window",
+    "n_checkpoints",
+    "autocast",
+    "autocast_lm",
+    "model_from_pretrained_kwargs",
+}
 JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
 
 
@@ -86,7 +109,7 @@ class Recipe(_Strict):
         held_out: documents kept from training.
         seeds: of the initial weights; a joint and a solo SAE for each.
         sae: fields of `MetaTrainingSAEConfig`, of the joint SAEs.
-        runner: fields of SAELens's `MultiSAETrainingRunnerConfig`.
+        runner: fields of SAELens's `MultiSAETrainingRunnerConfig`, those in RUNNER_FIELDS.
         cache_activations: write them to disk before training, to be read by every training.
         continue_tokens: tokens that a second training goes on for, if there is one.
         matrices: what the exported encoder and decoder are stored in.
@@ -109,10 +132,10 @@ class Recipe(_Strict):
     sae: dict[str, Any]
     runner: dict[str, Any]
     cache_activations: bool = False
-    continue_tokens: int | None = None
+    continue_tokens: int | None = Field(default=None, gt=0)
     matrices: Literal["float32", "bfloat16"] = "float32"
-    calibrate_tokens: int
-    compare_tokens: int
+    calibrate_tokens: int = Field(gt=0)
+    compare_tokens: int = Field(gt=0)
     compare: dict[str, Any] = {}
     autointerp: dict[str, Any]
     publish: OnTheCard
@@ -120,7 +143,32 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
-        _ = self.training, self.comparing, self.interpreting
+        if unknown := sorted(set(self.runner) - RUNNER_FIELDS):
+            raise ValueError(f"a recipe's runner has no {unknown[0]!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"a seed stands twice in {self.seeds}")
+        cfg, _ = self.training, (self.comparing, self.interpreting)
+        batch = cfg.train_batch_size_tokens
+        if self.joint.normalize_activations == "expected_average_only_in":
+            raise ValueError(
+                "normalize_activations 'expected_average_only_in' folds its factor into the final "
+                "weights, which could not be continued; take layer_norm or none"
+            )
+        buffer = cfg.n_batches_in_buffer * cfg.context_size
+        if not self.cache_activations and buffer < batch:
+            raise ValueError(
+                f"SAELens's buffer of n_batches_in_buffer * context_size = {buffer} tokens is "
+                f"smaller than a batch of {batch}; raise n_batches_in_buffer"
+            )
+        if self.calibrate_tokens < batch:
+            raise ValueError(
+                f"calibrate_tokens {self.calibrate_tokens} is less than a batch of {batch}"
+            )
+        if self.continue_tokens and cfg.lr_decay_steps:
+            raise ValueError(
+                "a rate that has decayed (lr_decay_steps) would stay at 0 while continue_tokens "
+                "are trained on"
+            )
         return self
 
     def saes(self) -> dict[str, MetaTrainingSAEConfig]:
@@ -157,8 +205,10 @@ class Recipe(_Strict):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of the whole training, a continuation included."""
-        return self.training.training_tokens + (self.continue_tokens or 0)
+        """Tokens of the whole training in whole batches, a continuation included."""
+        n_tokens = self.training.training_tokens + (self.continue_tokens or 0)
+        batch = self.training.train_batch_size_tokens
+        return ceil(n_tokens / batch) * batch
 
     def runner_config(
         self, saes: dict[str, MetaTrainingSAEConfig]

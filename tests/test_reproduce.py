@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from sae_lens_meta import releases
 from sae_lens_meta.evaluation.comparison import Comparison
 from sae_lens_meta.recipe import load_recipe
-from sae_lens_meta.reproduce import cache, needs
+from sae_lens_meta.reproduce import needs
 from sae_lens_meta.reproduce.cache import CachedActivations
+from sae_lens_meta.reproduce.needs import Machine
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import store_matrices
@@ -27,6 +28,7 @@ from tests.judges import Guesser, JudgeServer, judge_server
 from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
 
 BATCH, STEPS = 128, 24
+NAMES_WITH_META = ("joint_1", "joint_1/meta", "solo_1")
 FEW = {"latents": 4, "window": 8, "explaining": 2, "active": 2, "boundary": 0}
 FEW |= {"silent": 2, "shown": 4}
 
@@ -93,18 +95,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def train(run: Run, n_tokens: int, output: Path) -> dict[str, torch.Tensor]:
+def train(run: Run, n_tokens: int, output: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The exported weights, and the steps that were taken."""
     store = run.cached("train", 2 * STEPS * BATCH, None)
     cfg = run.runner_config(run.groups[0], n_tokens)
-    train_together(cfg, store, output / "checkpoints", output / "saes", {})
-    return weights(output / "saes")
+    checkpoints = output / "checkpoints"
+    figures = train_together(cfg, store, checkpoints, output / "saes", {})
+    return weights(output / "saes"), figures.n_steps
 
 
 def test_a_training_that_was_killed_goes_on_bit_for_bit(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(recipe, tmp_path / "run")
-    whole = train(run, STEPS * BATCH, tmp_path / "whole")
+    whole, n_steps = train(run, STEPS * BATCH, tmp_path / "whole")
+    assert n_steps == STEPS
     assert any("meta" in name for name in whole)
 
     loader = CachedActivations.get_multi_hook_data_loader
@@ -124,7 +129,8 @@ def test_a_training_that_was_killed_goes_on_bit_for_bit(
     shutil.copytree(newest, newest.with_name(str(16 * BATCH)))
     (newest.with_name(str(16 * BATCH)) / "activations_store_state.safetensors").unlink()
     monkeypatch.setattr(CachedActivations, "get_multi_hook_data_loader", loader)
-    resumed = train(run, STEPS * BATCH, tmp_path / "killed")
+    resumed, n_steps = train(run, STEPS * BATCH, tmp_path / "killed")
+    assert n_steps == STEPS - int(newest.name) // BATCH
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
@@ -134,9 +140,10 @@ def test_a_warm_start_keeps_both_saes_and_both_optimizers(
 ) -> None:
     """Going on from a training that has ended is the longer training, bit for bit."""
     run = run_of(recipe, tmp_path / "run")
-    long = train(run, 2 * STEPS * BATCH, tmp_path / "long")
-    short = train(run, STEPS * BATCH, tmp_path / "short")
-    warm = train(run, 2 * STEPS * BATCH, tmp_path / "short")
+    long, _ = train(run, 2 * STEPS * BATCH, tmp_path / "long")
+    short, _ = train(run, STEPS * BATCH, tmp_path / "short")
+    warm, n_steps = train(run, 2 * STEPS * BATCH, tmp_path / "short")
+    assert n_steps == STEPS
     assert all(torch.equal(warm[name], long[name]) for name in long)
     assert not any(torch.equal(short[name], long[name]) for name in long)
 
@@ -271,7 +278,6 @@ def test_what_cannot_be_run_is_refused_before_it_starts(
     refused("no stage 'continue'. It has: cache, train, equal_l2", stage=["continue"])
     refused("compare builds on cache, which is not done", stage=["compare"])
     refused("has no rehearsal", rehearse=True)
-    monkeypatch.setattr(needs, "free_memory_gb", lambda _: 1.0)
     monkeypatch.setattr(
         "sae_lens_meta.reproduce.reproduce.free_memory_gb", lambda _: 1.0
     )
@@ -295,34 +301,178 @@ def test_what_cannot_be_run_is_refused_before_it_starts(
     with pytest.raises(ValueError, match="GB of disk are needed under"):
         reproduce(str(recipe), ReproduceConfig(output=other), console)
     monkeypatch.undo()
+    begun = ReproduceConfig(output=tmp_path / "r", stage=["cache"])
+    reproduce(str(recipe), begun, console)
     changed = written(other, plain_recipe(model, seeds=[1, 3]))
     refused(r"holds a run with seeds \[1, 2\]; the recipe now says", changed)
 
 
+def machine(free_gb: float, device: str = "cpu") -> Machine:
+    return Machine(device, free_gb, rate=1e12, lm_weights=10**9, lm_bytes=2)
+
+
 def test_saes_are_trained_together_as_far_as_memory_holds_them() -> None:
     recipe = load_recipe("metasae-gemma2-9b-l23")
-    one = needs.sae_gb(recipe)
-    # two matrices of each SAE: weights, gradients and two moments in float32
-    assert one == pytest.approx(16 * 2 * 3584 * (65_536 + 5_000) / 1e9)
+    weights = 4 * 2 * 3584 * (65_536 + 5_000) / 1e9
+    one = needs.sae_gb(recipe, machine(0))
+    fixed = needs.fixed_gb(recipe, machine(0))
+    assert one == pytest.approx(4 * weights)  # with gradients and two moments
+    assert fixed == pytest.approx(2 + weights + needs.HEADROOM_GB)
+    # on a GPU codes and pre-activations of each SAE stay until the step ends
+    on_gpu = machine(0, "cuda")
+    assert needs.sae_gb(recipe, on_gpu) == pytest.approx(
+        one + 2 * 4 * 4096 * 65_536 / 1e9
+    )
+    assert needs.fixed_gb(recipe, on_gpu) == pytest.approx(
+        fixed + 6 * 4 * 65_536 * 5_000 / 1e9
+    )
     names = list(recipe.saes())
-    assert needs.in_groups(recipe, 100.0, 20.0) == [names]
-    assert needs.in_groups(recipe, 20 + 2.5 * one, 20.0) == [
-        names[:2],
-        names[2:4],
-        names[4:],
-    ]
-    assert needs.in_groups(recipe, 20 + 1.5 * one, 20.0) == [[name] for name in names]
-    with pytest.raises(ValueError, match="takes 28.1 GB of memory; 24.0 GB are free"):
-        needs.in_groups(recipe, 24.0, 20.0)
+    assert needs.in_groups(recipe, machine(100.0)) == [names]
+    pairs = [names[:2], names[2:4], names[4:]]
+    assert needs.in_groups(recipe, machine(fixed + 2.5 * one)) == pairs
+    assert needs.in_groups(recipe, machine(100.0), at_most=2) == pairs
+    alone = [[name] for name in names]
+    assert needs.in_groups(recipe, machine(fixed + 1.5 * one)) == alone
+    with pytest.raises(ValueError, match="takes 14.1 GB of memory; 14.0 GB are free"):
+        needs.in_groups(recipe, machine(14.0))
 
 
-def test_a_cache_keeps_the_held_out_documents_out(
+def test_what_a_recipe_takes_of_disk_holds_all_that_it_writes() -> None:
+    recipe = load_recipe("metasae-gemma2-9b-l23")
+    weights = 4 * 2 * 3584 * (65_536 + 5_000) / 1e9
+    found = needs.estimate(recipe, [list(recipe.saes())], machine(100.0))
+    whole, solo = 2 * 6 * 3 * weights, 3 * 2 * 10 * weights
+    counts = (9 * 2 + 4) * 65_536**2 / 1e9
+    activations = 2 * 5_000_000 * 3584 / 1e9
+    assert found.disk_gb == pytest.approx(
+        whole + solo + 9 * weights + counts + activations
+    )
+    assert found.comparing_gb == pytest.approx(18 + 9 * weights + 2)
+    alone = needs.estimate(recipe, [[n] for n in recipe.saes()], machine(100.0))
+    assert alone.hours["reading activations, at most"] > (
+        5 * found.hours["reading activations, at most"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [1, 1]}, "a seed stands twice"),
+        ({"calibrate_tokens": 100}, "calibrate_tokens 100 is less than a batch of 128"),
+        ({"runner": {"prepend_bos": False}}, "runner has no 'prepend_bos'"),
+        ({"sae": {"normalize_activations": "expected_average_only_in"}}, "folds its"),
+        (
+            {"cache_activations": False, "runner": {"n_batches_in_buffer": 3}},
+            "= 96 tokens is smaller than a batch of 128",
+        ),
+        (
+            {"continue_tokens": 100, "runner": {"lr_decay_steps": 5}},
+            "would stay at 0 while continue_tokens",
+        ),
+        ({"compare_tokens": 0}, "compare_tokens"),
+    ],
+)
+def test_what_would_fail_late_is_refused_when_the_recipe_is_read(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    plain = plain_recipe(model)
+    for key, value in changes.items():
+        plain[key] = plain[key] | value if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=message):
+        load_recipe(str(written(tmp_path, plain)))
+
+
+def test_a_text_that_is_too_short_is_said_before_training(
+    model: Path, tmp_path: Path
+) -> None:
+    plain = plain_recipe(model)
+    plain["runner"] |= {"training_tokens": 10_000_000}
+    run = run_of(written(tmp_path, plain), tmp_path / "run")
+    with pytest.raises(ValueError, match="text for 'train' ended after .* are needed"):
+        run.cached("train", run.recipe.n_tokens, None)
+
+
+def test_activations_that_stream_train_in_turn_and_go_on(
+    model: Path, tmp_path: Path
+) -> None:
+    """What the big recipes do: nothing cached, one SAE after the other, a continuation."""
+    plain = plain_recipe(model, cache_activations=False, seeds=[1])
+    plain |= {"continue_tokens": STEPS * BATCH}
+    path = written(tmp_path, plain)
+    console = Console(quiet=True)
+    cfg = ReproduceConfig(output=tmp_path / "run", together=1, stage=["train"])
+    figures = reproduce(str(path), cfg, console)["train"]
+    assert [figures[name]["n_steps"] for name in ("joint_1", "solo_1")] == [STEPS] * 2
+    first = weights(tmp_path / "run" / "saes")
+    assert set(first) == {f"{n}/sae_weights.safetensors" for n in NAMES_WITH_META}
+    with pytest.raises(
+        ValueError, match="train is done, and a training that has ended"
+    ):
+        reproduce(str(path), cfg, console)
+    cfg.stage = ["continue", "equal_l2", "calibrate"]
+    stages = reproduce(str(path), cfg, console)
+    figures = stages["continue"]
+    assert [figures[name]["n_steps"] for name in ("joint_1", "solo_1")] == [STEPS] * 2
+    assert figures["joint_1"]["moved"]["joint_1"] > 0.01
+    second = weights(tmp_path / "run" / "saes")
+    assert all(not torch.equal(first[name], second[name]) for name in first)
+    assert stages["calibrate"]["joint_1"]["n_tokens"] == 2048
+    # the same activations were read for both, whichever was trained first
+    for i, name in enumerate(("joint_1", "solo_1")):
+        state = tmp_path / "run" / "checkpoints" / str(i) / f"final_{2 * STEPS * BATCH}"
+        assert (state / name / "trainer_state.pt").is_file()
+
+
+def test_a_stage_that_was_killed_and_those_after_it_do_not_count_as_done(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "SHARD_TOKENS", 1024)
+    from sae_lens_meta.reproduce.stages import STAGES
+
+    ran: list[str] = []
+    for stage in STAGES:
+        figures = {"uploaded": False} if stage == "publish" else {}
+        monkeypatch.setitem(
+            STAGES, stage, lambda _, s=stage, f=figures: ran.append(s) or f
+        )
+    cfg = ReproduceConfig(output=tmp_path / "run")
+    console = Console(record=True, width=200)
+    stages = ["cache", "train", "equal_l2", "calibrate", "compare", "publish"]
+    assert list(reproduce(str(recipe), cfg, console)) == stages == ran
+    assert "autointerp is left out: it takes --judge_url" in console.export_text()
+
+    def killed(_: Run) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    works = STAGES["calibrate"]
+    monkeypatch.setitem(STAGES, "calibrate", killed)
+    cfg.stage = ["calibrate"]
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(str(recipe), cfg, console)
+    monkeypatch.setitem(STAGES, "calibrate", works)
+    ran.clear()
+    cfg.stage = []
+    reproduce(str(recipe), cfg, console)
+    assert ran == ["calibrate", "compare", "publish"]
+    # what was prepared only is uploaded once there is where to
+    ran.clear()
+    cfg.repo = "tests/tiny"
+    reproduce(str(recipe), cfg, console)
+    assert ran == ["publish"]
+
+
+def test_training_selection_and_comparison_read_different_documents(
+    recipe: Path, tmp_path: Path
+) -> None:
     run = run_of(recipe, tmp_path)
     texts = [run.training_text(), run.held_out(0), run.held_out(20)]
     documents = [{row["text"] for row in text} for text in texts]
     assert [len(found) for found in documents[1:]] == [20, 15]
     assert not documents[0] & documents[1] and not documents[0] & documents[2]
     assert not documents[1] & documents[2]
+    # and what is cached is of these documents
+    for name, first, text in (("train", None, texts[0]), ("select", 20, texts[2])):
+        cached = run.cached(name, 2048, first)
+        found = torch.cat([load_file(path)["activations"] for path in cached.shards])
+        store = run.store(text)
+        wanted = store.get_activations(store.get_batch_tokens()).flatten(0, 1)
+        assert torch.equal(found[: len(wanted)], wanted.bfloat16())

@@ -37,9 +37,17 @@ class PhiByRate:
 
         Means over the pairs of each bin, weighted by the pairs that the SAE with fewer of
         them has there. 1 where nothing but the firing rates differs.
+
+        Raises:
+            ValueError: if no pairs of the two fire at the same rates.
         """
         weights = np.minimum(self.pairs, reference.pairs)
         both = weights > 0
+        if not both.any():
+            raise ValueError(
+                f"No two of the {self.pairs.sum():.0f} and {reference.pairs.sum():.0f} pairs of "
+                "latents fire at the same rates. Lower min_fired, or give more tokens."
+            )
         mine, theirs = (
             (weights[both] * one.total[both] / one.pairs[both]).sum()
             for one in (self, reference)

@@ -102,7 +102,17 @@ def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
     _, text = load_text(
         cfg.dataset, cfg.held_out_documents, cfg.text_seed, cfg.first_document
     )
-    model = load_model(cfg.model_class, model_path(name), device=cfg.device)
+    metadata = sae.cfg.metadata
+    is_its_own = cfg.model_class == metadata.model_class_name
+    model = load_model(
+        cfg.model_class,
+        model_path(name),
+        device=cfg.device,
+        # for instance its dtype, which the activations depend on
+        model_from_pretrained_kwargs=metadata.model_from_pretrained_kwargs
+        if is_its_own
+        else None,
+    )
     stop_at_hook(model)
     width = hook_width(model, sae.cfg.metadata.hook_name)
     if width != sae.cfg.d_in:

@@ -36,17 +36,22 @@ def fill_cache(
     Raises:
         ValueError: if the folder holds activations of something else.
     """
-    _claim(folder, made_of)
+    claim_cache(folder, made_of)
     done = _shards(folder)
     if done and _n_tokens(done[-1]) < SHARD_TOKENS:
         done.pop().unlink()
-    n_skipped = len(done) * SHARD_TOKENS
+    n_done = len(done) * SHARD_TOKENS
+    # the model is run again for a batch of which only the first tokens were written
+    n_read = store.store_batch_size_prompts * store.context_size
+    n_skipped = n_done // n_read * n_read
     gathered: list[torch.Tensor] = []
     n_gathered, shard = 0, len(done)
     for batch in stream_activations(store, n_tokens, n_skipped):
-        gathered.append(batch.activations.flatten(0, 1).to("cpu", torch.bfloat16))
+        rows = batch.activations.flatten(0, 1).to("cpu", torch.bfloat16)
+        gathered.append(rows[max(0, n_done - n_skipped) :])
+        n_skipped = n_done
         n_gathered += len(gathered[-1])
-        if n_gathered >= SHARD_TOKENS:
+        while n_gathered >= SHARD_TOKENS:
             rows = torch.cat(gathered)
             _write(folder / f"{shard:05d}.safetensors", rows[:SHARD_TOKENS])
             gathered, shard = [rows[SHARD_TOKENS:].clone()], shard + 1
@@ -70,6 +75,7 @@ class CachedActivations:
 
     Attributes:
         n_tokens: there are.
+        n_in_batches: of them, those that fill batches.
         n_served: tokens of the batches given out.
 
     Raises:
@@ -82,6 +88,7 @@ class CachedActivations:
         if not self.shards:
             raise FileNotFoundError(f"There are no cached activations at {folder}.")
         self.n_tokens = sum(map(_n_tokens, self.shards))
+        self.n_in_batches = sum(map(self._n_whole, self._groups()))
         self.n_served = 0
 
     def get_multi_hook_data_loader(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -91,30 +98,31 @@ class CachedActivations:
         The tokens of four shards that fill no batch go into no batch.
 
         Raises:
-            ValueError: when all are served.
+            ValueError: when all are served, which a check before training should have said.
         """
         n_passed = 0
         for group in self._groups():
-            n_rows = sum(map(_n_tokens, group))
-            n_whole = n_rows // self.batch_size * self.batch_size
+            n_whole = self._n_whole(group)
             if self.n_served < n_passed + n_whole:
                 rows = torch.cat([load_file(path)["activations"] for path in group])
                 seed = self.seed * len(self.shards) + n_passed
-                order = torch.randperm(n_rows, generator=_generator(seed))
+                order = torch.randperm(len(rows), generator=_generator(seed))
                 for start in range(self.n_served - n_passed, n_whole, self.batch_size):
                     self.n_served += self.batch_size
                     chosen = order[start : start + self.batch_size]
                     yield {self.hook: rows[chosen].float()}
             n_passed += n_whole
         raise ValueError(
-            f"All {self.n_tokens:,} cached tokens are used up. Lower training_tokens, or cache "
-            "more."
+            f"All {self.n_in_batches:,} cached tokens that fill batches are used up."
         )
 
     def _groups(self) -> Iterator[list[Path]]:
         order = torch.randperm(len(self.shards), generator=_generator(self.seed))
         for chosen in order.split(SHARDS_MIXED):
             yield [self.shards[i] for i in chosen.tolist()]
+
+    def _n_whole(self, group: list[Path]) -> int:
+        return sum(map(_n_tokens, group)) // self.batch_size * self.batch_size
 
     def save_to_checkpoint(self, checkpoint_path: Path) -> None:
         """Records the place in the order where SAELens's store records its own."""
@@ -127,7 +135,11 @@ class CachedActivations:
         self.n_served = int(place["n_served"])
 
 
-def _claim(folder: Path, made_of: dict[str, Any]) -> None:
+def claim_cache(folder: Path, made_of: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: if the folder holds activations of something else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     if index.is_file() and json.loads(index.read_text()) != made_of:

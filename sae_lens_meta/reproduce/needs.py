@@ -15,8 +15,6 @@ from sae_lens_meta.reproduce.cache import SHARD_TOKENS, SHARDS_MIXED
 
 GB = 1e9
 BYTES = 4  # float32
-# weights, gradients and Adam's two moments
-TRAINED = 4 * BYTES
 # what a step holds beside them, in matrices of batch x d_sae: the sparse pass none, the dense
 # one pre-activations, codes, their gradients, and the mask of those selected
 DENSE_MATRICES = 6
@@ -31,104 +29,184 @@ HEADROOM_GB = 2.0  # Python, torch, buffers of text
 @dataclass
 class Needs:
     """
-    What a recipe takes.
+    What a recipe takes, estimated.
 
     Attributes:
-        disk_gb: activations, checkpoints and exported SAEs.
-        memory_gb: of the training stage at its peak, on the device.
-        hours: of each stage that takes long, estimated.
+        disk_gb: activations, checkpoints, exported SAEs and the counts of a comparison.
+        training_gb: memory on the device while training.
+        comparing_gb: memory of the host while comparing: counts, and the SAEs on CPU.
+        hours: of each part that takes long.
         rate: floating-point operations per second of one product, measured.
     """
 
     disk_gb: float
-    memory_gb: float
+    training_gb: float
+    comparing_gb: float
     hours: dict[str, float]
     rate: float
 
 
-def sae_gb(recipe: Recipe) -> float:
-    """Weights, gradients and moments of one primary and meta SAE while they are trained."""
-    return TRAINED * (_n_weights(recipe) + _n_meta_weights(recipe)) / GB
+@dataclass
+class Machine:
+    """
+    What a run is planned for.
+
+    Attributes:
+        device: of the model and the SAEs.
+        free_gb: memory free on it, before the language model is loaded.
+        rate: floating-point operations per second of one product.
+        lm_weights: of the language model.
+        lm_bytes: of each of them.
+    """
+
+    device: str
+    free_gb: float
+    rate: float
+    lm_weights: int
+    lm_bytes: int
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether SAEs take the dense pass there."""
+        return torch.device(self.device).type != "cpu"
 
 
-def fixed_gb(recipe: Recipe, device: str, lm_weights: int, lm_bytes: int) -> float:
+def fixed_gb(recipe: Recipe, machine: Machine) -> float:
     """What a training holds whatever the number of SAEs."""
-    batch = recipe.training.train_batch_size_tokens
-    dense = 0 if device == "cpu" else DENSE_MATRICES * batch * recipe.joint.d_sae
+    joint, batch = recipe.joint, recipe.training.train_batch_size_tokens
+    # one SAE's after the other's, and of the primary and its meta SAE the larger one's
+    product = max(batch * joint.d_sae, joint.d_sae * joint.meta_width)
+    dense = DENSE_MATRICES * product if machine.is_dense else 0
     shards = SHARDS_MIXED * SHARD_TOKENS if recipe.cache_activations else 0
-    read = min(shards, recipe.n_tokens) * recipe.joint.d_in * 2
-    return (lm_weights * lm_bytes + dense * BYTES + read) / GB + HEADROOM_GB
+    read = min(shards, recipe.n_tokens) * joint.d_in * 2
+    lm = machine.lm_weights * machine.lm_bytes
+    # Adam's temporaries are as large as one SAE's weights
+    return (lm + dense * BYTES + read + _weights_bytes(recipe)) / GB + HEADROOM_GB
 
 
-def in_groups(recipe: Recipe, free_gb: float, fixed: float) -> list[list[str]]:
+def sae_gb(recipe: Recipe, machine: Machine) -> float:
+    """What each SAE adds: weights, gradients, moments, and what it hands over of a step."""
+    handed_over = 0
+    if machine.is_dense:
+        # SAELens's trainer keeps codes and pre-activations of all SAEs until the step ends
+        handed_over = 2 * recipe.training.train_batch_size_tokens * recipe.joint.d_sae
+    return (4 * _weights_bytes(recipe) + BYTES * handed_over) / GB
+
+
+def in_groups(
+    recipe: Recipe, machine: Machine, at_most: int | None = None
+) -> list[list[str]]:
     """
     Names of the SAEs, as many in a group as memory holds while they are trained.
 
+    Args:
+        recipe: whose SAEs.
+        machine: that they are trained on.
+        at_most: in a group.
+
     Raises:
-        ValueError: if it does not hold one.
+        ValueError: if memory does not hold one.
     """
-    one = sae_gb(recipe)
-    n = int((free_gb - fixed) / one)
+    fixed, one = fixed_gb(recipe, machine), sae_gb(recipe, machine)
+    n = int((machine.free_gb - fixed) / one)
     if n < 1:
         raise ValueError(
             f"Training one SAE of {recipe.release!r} takes {fixed + one:.1f} GB of memory; "
-            f"{free_gb:.1f} GB are free. Take a machine with more."
+            f"{machine.free_gb:.1f} GB are free. Take a machine with more."
         )
+    n = min(n, at_most or n)
     names = list(recipe.saes())
     return [names[i : i + n] for i in range(0, len(names), n)]
 
 
-def counters_gb(recipe: Recipe) -> float:
-    """Counts of pairs that a comparison keeps at a time, in the memory of the host."""
-    one = 4 * recipe.joint.d_sae**2 / GB
-    return one if recipe.comparing.n_candidates else one / 2
-
-
-def estimate(recipe: Recipe, groups: list[list[str]], fixed: float, rate: float, lm_weights: int, device: str) -> Needs:  # fmt: skip
+def estimate(recipe: Recipe, groups: list[list[str]], machine: Machine) -> Needs:
     """The needs of a recipe whose SAEs are trained in `groups`."""
-    tokens = recipe.n_tokens
-    select = recipe.calibrate_tokens
     names = list(recipe.saes())
-    cached = select + (tokens if recipe.cache_activations else 0)
-    weights = BYTES * (_n_weights(recipe) + _n_meta_weights(recipe))
-    n_checkpoints = recipe.training.n_checkpoints + 1
-    disk = 2 * cached * recipe.joint.d_in
-    # the newest checkpoint of each, the solo ones' weights in the others, what is exported
-    disk += 3 * weights * len(names)
-    disk += weights * len(names) / 2 * n_checkpoints
-    disk += weights * 1.5 * len(names)
-    reading = 2 * lm_weights / (LM_SHARE * rate) / 3600
-    passes = 1 if recipe.cache_activations else len(groups)
-    training = sum(map(lambda n: _step_seconds(recipe, n, rate, device), names))
-    n_steps = ceil(tokens / recipe.training.train_batch_size_tokens)
-    hours = {
-        "reading activations": passes * tokens * reading + select * reading,
-        "training": n_steps * training / 3600,
-        # each SAE's pass over the whole model, with and without it
-        "comparison": recipe.compare_tokens * reading
-        + 3 * 1.5 * len(names) * recipe.comparing.ce_tokens * reading,
+    largest = max(map(len, groups))
+    return Needs(
+        disk_gb=_disk_bytes(recipe, largest) / GB,
+        training_gb=fixed_gb(recipe, machine) + largest * sae_gb(recipe, machine),
+        comparing_gb=_comparing_gb(recipe, machine),
+        hours=_hours(recipe, groups, machine, names),
+        rate=machine.rate,
+    )
+
+
+def _n_compared(recipe: Recipe) -> int:
+    return 3 * len(recipe.seeds)
+
+
+def _counts_gb(recipe: Recipe) -> float:
+    """Counts of pairs within each SAE and, for candidates, between two."""
+    between = 2 if recipe.comparing.n_candidates else 0
+    return 2 * recipe.joint.d_sae**2 * (_n_compared(recipe) + between) / GB
+
+
+def _comparing_gb(recipe: Recipe, machine: Machine) -> float:
+    counts = min(recipe.comparing.max_memory_gb, _counts_gb(recipe))
+    on_host = 0 if machine.is_dense else _n_compared(recipe) * _weights_bytes(recipe)
+    lm = 0 if machine.is_dense else machine.lm_weights * machine.lm_bytes
+    return counts + (on_host + lm) / GB
+
+
+def _disk_bytes(recipe: Recipe, largest: int) -> float:
+    weights, n_saes = _weights_bytes(recipe), len(recipe.saes())
+    n_trainings = 1 + (recipe.continue_tokens is not None)
+    n_checkpoints = n_trainings * (recipe.training.n_checkpoints + 1)
+    cached = recipe.calibrate_tokens
+    cached += recipe.n_tokens if recipe.cache_activations else 0
+    # weights and moments: the newest checkpoint of each, and the next while it is written
+    whole = 3 * weights * (n_saes + largest)
+    solo = weights * len(recipe.seeds) * n_checkpoints
+    exported = weights * _n_compared(recipe)
+    return (
+        2 * cached * recipe.joint.d_in
+        + whole
+        + solo
+        + exported
+        + GB * _counts_gb(recipe)
+    )
+
+
+def _hours(
+    recipe: Recipe, groups: list[list[str]], machine: Machine, names: list[str]
+) -> dict[str, float]:
+    """Of the whole model for every token, though it stops at the hook."""
+    reading = 2 * machine.lm_weights / (LM_SHARE * machine.rate) / 3600
+    n_reads = 1 if recipe.cache_activations else len(groups)
+    n_passes = ceil(_counts_gb(recipe) / recipe.comparing.max_memory_gb) + 1
+    n_steps = ceil(recipe.n_tokens / recipe.training.train_batch_size_tokens)
+    a_step = sum(_step_seconds(recipe, name, machine) for name in names)
+    # the model without an SAE, with it, and with its activations set to 0
+    ce_tokens = 3 * _n_compared(recipe) * recipe.comparing.ce_tokens
+    return {
+        "reading activations, at most": (
+            n_reads * recipe.n_tokens + recipe.calibrate_tokens
+        )
+        * reading,
+        "training": n_steps * a_step / 3600,
+        "comparing, at most": (n_passes * recipe.compare_tokens + ce_tokens) * reading,
     }
-    memory = fixed + sae_gb(recipe) * max(map(len, groups))
-    return Needs(disk / GB, memory, hours, rate)
 
 
-def check_needs(recipe: Recipe, needs: Needs, folder: Path) -> None:
+def check_needs(needs: Needs, folder: Path) -> None:
     """
     Raises:
         ValueError: if the disk, or the host's memory for a comparison, is too small; whether
             training fits is `in_groups`'s to say.
     """
-    free_disk = shutil.disk_usage(_existing(folder)).free / GB
-    if needs.disk_gb > free_disk:
+    free_disk = shutil.disk_usage(folder).free / GB
+    used = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / GB
+    if needs.disk_gb > free_disk + used:
         raise ValueError(
-            f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {free_disk:.1f} GB are "
-            "free. Give another --output."
+            f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
+            f"and {free_disk:.1f} GB are free. Give another --output."
         )
     free = psutil.virtual_memory().available / GB
-    if counters_gb(recipe) > free:
+    if needs.comparing_gb > free:
         raise ValueError(
-            f"Comparing SAEs of {recipe.release!r} takes {counters_gb(recipe):.1f} GB of memory "
-            f"for counts; {free:.1f} GB are free. Take a machine with more."
+            f"Comparing the SAEs takes {needs.comparing_gb:.1f} GB of memory; {free:.1f} GB are "
+            "free. Take a machine with more."
         )
 
 
@@ -152,15 +230,19 @@ def measured_rate(recipe: Recipe, device: str) -> float:
     return 2 * batch * W_enc.numel() / min(seconds)
 
 
-def needs_table(recipe: Recipe, needs: Needs, groups: list[list[str]], free_gb: float) -> Table:  # fmt: skip
+def needs_table(
+    recipe: Recipe, needs: Needs, groups: list[list[str]], machine: Machine
+) -> Table:
     """The needs as they are shown before anything starts."""
     table = Table(title=f"What {recipe.release} takes, estimated")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("disk", f"{needs.disk_gb:.1f} GB")
-    table.add_row("memory while training", f"{needs.memory_gb:.1f} GB")
-    table.add_row("counts of a comparison", f"{counters_gb(recipe):.1f} GB")
-    table.add_row("memory that is free", f"{free_gb:.1f} GB")
+    table.add_row(
+        f"memory while training, {machine.device}", f"{needs.training_gb:.1f} GB"
+    )
+    table.add_row("of that free", f"{machine.free_gb:.1f} GB")
+    table.add_row("memory while comparing, host", f"{needs.comparing_gb:.1f} GB")
     passes = " / ".join(str(len(group)) for group in groups)
     table.add_row("SAEs in one pass", passes)
     table.add_row("rate of a matrix product", f"{needs.rate / 1e9:,.0f} GFLOP/s")
@@ -169,26 +251,19 @@ def needs_table(recipe: Recipe, needs: Needs, groups: list[list[str]], free_gb: 
     return table
 
 
-def _n_weights(recipe: Recipe) -> int:
-    return 2 * recipe.joint.d_in * recipe.joint.d_sae
-
-
-def _n_meta_weights(recipe: Recipe) -> int:
-    return 2 * recipe.joint.d_in * recipe.joint.meta_width
-
-
-def _step_seconds(recipe: Recipe, name: str, rate: float, device: str) -> float:
-    """A step of one SAE, its share of a meta phase included."""
-    batch = recipe.training.train_batch_size_tokens
-    product = 2 * batch * _n_weights(recipe) / 2
-    share = SPARSE_STEP if device == "cpu" else DENSE_STEP
-    if recipe.saes()[name].decomposability_coefficient == 0:
-        return share * product / rate
+def _weights_bytes(recipe: Recipe) -> int:
+    """Encoder and decoder of one primary and its meta SAE."""
     joint = recipe.joint
+    return BYTES * 2 * joint.d_in * (joint.d_sae + joint.meta_width)
+
+
+def _step_seconds(recipe: Recipe, name: str, machine: Machine) -> float:
+    """A step of one SAE, its share of a meta phase included."""
+    joint = recipe.joint
+    product = 2 * recipe.training.train_batch_size_tokens * joint.d_in * joint.d_sae
+    share = DENSE_STEP if machine.is_dense else SPARSE_STEP
+    if recipe.saes()[name].decomposability_coefficient == 0:
+        return share * product / machine.rate
     cycle = 1 + joint.meta_steps_per_cycle / joint.primary_steps_per_cycle
-    rows = 2 * recipe.joint.d_sae * _n_meta_weights(recipe) / 2
-    return (share * product + META_STEP * cycle * rows) / rate
-
-
-def _existing(folder: Path) -> Path:
-    return folder if folder.exists() else _existing(folder.resolve().parent)
+    rows = 2 * joint.d_sae * joint.d_in * joint.meta_width
+    return (share * product + META_STEP * cycle * rows) / machine.rate

@@ -46,7 +46,7 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
         "n_checkpoints": 2,
         "store_batch_size_prompts": 8,
     }
-    return recipe.model_copy(
+    changed = recipe.model_copy(
         update={
             "model": f"random weights, {recipe.model}",
             "hook": how.hook or recipe.hook,
@@ -61,6 +61,7 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
             "autointerp": FEW_WINDOWS,
         }
     )
+    return Recipe.model_validate(changed.model_dump())  # which a copy is not
 
 
 def random_model(recipe: Recipe, device: str) -> HookedTransformer:

@@ -15,9 +15,9 @@ from simple_parsing import field
 
 from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import (
+    Machine,
     check_needs,
     estimate,
-    fixed_gb,
     free_memory_gb,
     in_groups,
     measured_rate,
@@ -42,6 +42,8 @@ class ReproduceConfig:
         rehearse (bool): Replace the language model by one of random weights and the true
             architecture, and take little of everything.
         dataset (str | None): The text, in the place of the recipe's.
+        together (int | None): SAEs to train in one pass, at most; by default as many as fit into
+            memory by our estimate.
         device (str): Of the model and the SAEs.
         judge_url (str | None): Of autointerp, for instance http://127.0.0.1:8000/v1.
         judge_model (str | None): Its name there.
@@ -53,6 +55,7 @@ class ReproduceConfig:
     stage: list[str] = field(nargs="*", default_factory=list)
     rehearse: bool = field(default=False, action="store_true")
     dataset: str | None = None
+    together: int | None = None
     device: str = "cpu"
     judge_url: str | None = None
     judge_model: str | None = None
@@ -100,18 +103,21 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
             f"{', '.join(known)}."
         )
     state = _claimed(folder, recipe, cfg.rehearse)
-    todo = [s for s in known if s in cfg.stage or not (cfg.stage or s in state.stages)]
-    if "groups" not in state.plan:
-        state.plan["groups"] = _planned(run, console)
+    todo = _todo(run, cfg, known, state, console)
+    if set(todo) - {"publish"}:
+        groups = _planned(run, cfg.together, state.plan.get("groups"), console)
+        state.plan["groups"] = groups
         state.save()
-    run.groups = state.plan["groups"]
+    run.groups = state.plan.get("groups", [])
     for stage in todo:
-        _check_order(stage, known, state)
         console.rule(stage)
+        for outdated in known[known.index(stage) :]:
+            state.stages.pop(outdated, None)
+        state.save()  # were this killed, what it has changed would not count as done
         start = time.perf_counter()
+        if torch.device(cfg.device).type == "cuda":
+            torch.cuda.reset_peak_memory_stats(cfg.device)
         figures = STAGES[stage](run)
-        for later in known[known.index(stage) :]:
-            state.stages.pop(later, None)
         state.stages[stage] = figures | _taken(start, cfg.device)
         state.save()
     console.print(f"Done: {', '.join(state.stages)}. Everything is in {folder}.")
@@ -150,21 +156,77 @@ def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
     return _State(path, plain, found["plan"], found["stages"])
 
 
-def _planned(run: Run, console: Console) -> list[list[str]]:
-    """Which SAEs are trained in one pass; shows what the run takes, and refuses what cannot be."""
+def _todo(
+    run: Run, cfg: ReproduceConfig, known: list[str], state: "_State", console: Console
+) -> list[str]:
+    """
+    The stages to run.
+
+    Raises:
+        ValueError: if one is not to be run now.
+    """
+    done = set(state.stages)
+    if run.repo and not state.stages.get("publish", {}).get("uploaded"):
+        done.discard("publish")  # it was prepared only
+    todo = [s for s in known if s in cfg.stage or not (cfg.stage or s in done)]
+    has_judge = run.is_rehearsal or (run.judge_url and run.judge_model)
+    if "autointerp" in todo and not has_judge:
+        if cfg.stage:
+            raise ValueError(
+                "The stage autointerp asks a judge: give --judge_url and --judge_model, for "
+                "instance of a vLLM server."
+            )
+        todo.remove("autointerp")
+        console.print(
+            "autointerp is left out: it takes --judge_url and --judge_model, and then --stage "
+            "autointerp publish."
+        )
+    for stage in todo:
+        if stage in ("train", "continue") and stage in state.stages:
+            raise ValueError(
+                f"The stage {stage} is done, and a training that has ended is not taken up "
+                "again. Give another --output."
+            )
+        for earlier in known[: known.index(stage)]:
+            if earlier not in {*state.stages, *todo, "continue", "autointerp"}:
+                raise ValueError(
+                    f"The stage {stage} builds on {earlier}, which is not done. Run --stage "
+                    f"{earlier} first, or leave --stage out."
+                )
+    return todo
+
+
+def _planned(
+    run: Run, together: int | None, groups: list[list[str]] | None, console: Console
+) -> list[list[str]]:
+    """
+    Which SAEs are trained in one pass; shows what the run takes.
+
+    Raises:
+        ValueError: if something is missing, or a training that has begun no longer fits.
+    """
     recipe = run.recipe
     free = free_memory_gb(run.device)
     _check_to_be_had(run)
-    weights = sum(p.numel() for p in run.model.parameters())
-    bytes_each = next(run.model.parameters()).element_size()
-    # it is in memory by now, and counts once
-    free += weights * bytes_each / 1e9
-    fixed = fixed_gb(recipe, run.device, weights, bytes_each)
-    groups = in_groups(recipe, free, fixed)
-    rate = measured_rate(recipe, run.device)
-    needs = estimate(recipe, groups, fixed, rate, weights, run.device)
-    console.print(needs_table(recipe, needs, groups, free))
-    check_needs(recipe, needs, run.folder)
+    machine = Machine(
+        device=run.device,
+        free_gb=free,
+        rate=measured_rate(recipe, run.device),
+        lm_weights=sum(p.numel() for p in run.model.parameters()),
+        lm_bytes=next(run.model.parameters()).element_size(),
+    )
+    fitting = in_groups(recipe, machine, together)
+    has_begun = any(run.checkpoints.glob("*/*"))
+    if groups is None or not has_begun:
+        groups = fitting
+    needs = estimate(recipe, groups, machine)
+    console.print(needs_table(recipe, needs, groups, machine))
+    if len(groups[0]) > len(fitting[0]):
+        raise ValueError(
+            f"Training has begun with {len(groups[0])} SAEs in one pass, of which {run.device} "
+            f"holds {len(fitting[0])} now. Free memory, or delete {run.checkpoints}."
+        )
+    check_needs(needs, run.folder)
     return groups
 
 
@@ -183,21 +245,11 @@ def _check_to_be_had(run: Run) -> None:
         ) from error
 
 
-def _check_order(stage: str, known: list[str], state: _State) -> None:
-    optional = {"continue", "autointerp"}
-    for earlier in known[: known.index(stage)]:
-        if earlier not in state.stages and earlier not in optional:
-            raise ValueError(
-                f"The stage {stage} builds on {earlier}, which is not done. Run --stage "
-                f"{earlier} first, or leave --stage out."
-            )
-
-
 def _taken(start: float, device: str) -> Figures:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     taken: Figures = {
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_gb": round(peak / 1e9, 2),
+        "peak_memory_gb_so_far": round(peak / 1e9, 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if torch.device(device).type == "cuda":

@@ -15,7 +15,13 @@ from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, model_path
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
-from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
+from sae_lens_meta.reproduce.cache import (
+    SHARD_TOKENS,
+    SHARDS_MIXED,
+    CachedActivations,
+    claim_cache,
+    fill_cache,
+)
 from sae_lens_meta.reproduce.rehearsal import random_model
 from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import load_text
@@ -127,12 +133,15 @@ class Run:
 
     def cached(self, name: str, n_tokens: int, first: int | None) -> CachedActivations:
         """
-        The activations of `n_tokens` tokens, from disk; written there unless they are.
+        The activations of `n_tokens` tokens or more, from disk; written there unless they are.
 
         Args:
             name: of the folder.
-            n_tokens: to have, as far as the text goes.
+            n_tokens: to have, in whole batches.
             first: of the held-out documents for selection, or None for the training text.
+
+        Raises:
+            ValueError: if the text is too short.
         """
         batch = self.recipe.training.train_batch_size_tokens
         folder = self.folder / "activations" / name
@@ -145,20 +154,29 @@ class Run:
             "context_size": self.context_size,
             "n_tokens": n_tokens,
         }
+        claim_cache(folder, made_of)
         finished = folder / "finished"
         if not finished.is_file():
             text = self.training_text() if first is None else self.held_out(first)
-            # a batch more, since what fills none is left out
-            fill_cache(folder, self.store(text), n_tokens + 2 * batch, made_of)
+            # what fills no batch is left out, of every few shards that are mixed
+            n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
+            fill_cache(folder, self.store(text), n_tokens + n_spare, made_of)
             finished.touch()
-        return CachedActivations(folder, self.recipe.hook, batch, seed=0)
+        cached = CachedActivations(folder, self.recipe.hook, batch, seed=0)
+        if cached.n_in_batches < n_tokens:
+            raise ValueError(
+                f"The text for {name!r} ended after {cached.n_tokens:,} tokens; {n_tokens:,} are "
+                "needed. Give more text, hold out other numbers of documents, or lower the "
+                f"recipe's tokens, and delete {folder}."
+            )
+        return cached
 
     def selection(self) -> Iterator[torch.Tensor]:
         """Batches of activations that thresholds and equal L2 are taken on, as in training."""
         n_tokens = self.recipe.calibrate_tokens
         first = self.recipe.held_out.compare
         cached = self.cached("select", n_tokens, first)
-        n_batches = min(n_tokens, cached.n_tokens) // cached.batch_size
+        n_batches = n_tokens // cached.batch_size
         loader = cached.get_multi_hook_data_loader()
         for _ in range(n_batches):
             yield next(loader)[self.recipe.hook].to(self.device)

@@ -50,13 +50,19 @@ def _train_until(run: Run, n_tokens: int) -> Figures:
         else:
             torch.manual_seed(run.recipe.seeds[0])  # orders the activations
             store = run.store(run.training_text())
-        found = train_together(
-            run.runner_config(group, n_tokens),
-            store,
-            run.checkpoints / str(i),
-            run.saes,
-            run.held_out_metadata(),
-        )
+        try:
+            found = train_together(
+                run.runner_config(group, n_tokens),
+                store,
+                run.checkpoints / str(i),
+                run.saes,
+                run.held_out_metadata(),
+            )
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"{run.device} is too small for {len(group)} SAEs in one pass. Give --together "
+                f"{max(1, len(group) - 1)}, and delete {run.checkpoints} if there is one."
+            ) from error
         figures[", ".join(group)] = asdict(found)
     return figures
 
@@ -151,11 +157,7 @@ def interpret(run: Run) -> Figures:
 def _judge(run: Run) -> Judge:
     if run.is_rehearsal:
         return RehearsalJudge()
-    if run.judge_url is None or run.judge_model is None:
-        raise ValueError(
-            "The stage autointerp asks a judge: give --judge_url and --judge_model, for "
-            "instance of a vLLM server, or leave the stage out with --stage."
-        )
+    assert run.judge_url is not None and run.judge_model is not None
     return OpenAIJudge(run.judge_url, run.judge_model)
 
 
