@@ -22,7 +22,6 @@ DENSE_MATRICES = 6
 SPARSE_STEP, META_STEP = 2.7, 3.1
 # of the dense pass six products, and half of the rate that one product reaches by itself
 DENSE_STEP = 12.0
-LM_SHARE = 0.5  # of the rate of one product that a language model reaches
 HEADROOM_GB = 2.0  # Python, torch, buffers of text
 
 
@@ -55,6 +54,7 @@ class Machine:
         device: of the model and the SAEs.
         free_gb: memory free on it, before the language model is loaded.
         rate: floating-point operations per second of one product.
+        reading: seconds to read the activations of one token.
         lm_weights: of the language model.
         lm_bytes: of each of them.
     """
@@ -62,6 +62,7 @@ class Machine:
     device: str
     free_gb: float
     rate: float
+    reading: float
     lm_weights: int
     lm_bytes: int
 
@@ -171,21 +172,20 @@ def _disk_bytes(recipe: Recipe, largest: int) -> float:
 def _hours(
     recipe: Recipe, groups: list[list[str]], machine: Machine, names: list[str]
 ) -> dict[str, float]:
-    """Of the whole model for every token, though it stops at the hook."""
-    reading = 2 * machine.lm_weights / (LM_SHARE * machine.rate) / 3600
+    reading = machine.reading / 3600
     n_reads = 1 if recipe.cache_activations else len(groups)
     n_passes = ceil(_counts_gb(recipe) / recipe.comparing.max_memory_gb) + 1
     n_steps = ceil(recipe.n_tokens / recipe.training.train_batch_size_tokens)
     a_step = sum(_step_seconds(recipe, name, machine) for name in names)
-    # the model without an SAE, with it, and with its activations set to 0
-    ce_tokens = 3 * _n_compared(recipe) * recipe.comparing.ce_tokens
+    # without an SAE, with it, and with its activations set to 0; the layers above the hook,
+    # which reading leaves out, are taken to be as many again
+    ce_tokens = 3 * 2 * _n_compared(recipe) * recipe.comparing.ce_tokens
     return {
-        "reading activations, at most": (
-            n_reads * recipe.n_tokens + recipe.calibrate_tokens
-        )
+        "reading activations": (n_reads * recipe.n_tokens + recipe.calibrate_tokens)
         * reading,
         "training": n_steps * a_step / 3600,
-        "comparing, at most": (n_passes * recipe.compare_tokens + ce_tokens) * reading,
+        "reading for the comparison": (n_passes * recipe.compare_tokens + ce_tokens)
+        * reading,
     }
 
 

@@ -212,6 +212,7 @@ def _planned(
         device=run.device,
         free_gb=free,
         rate=measured_rate(recipe, run.device),
+        reading=run.measured_reading(),
         lm_weights=sum(p.numel() for p in run.model.parameters()),
         lm_bytes=next(run.model.parameters()).element_size(),
     )

@@ -1,5 +1,6 @@
 """One run of a recipe: where its files lie, and what its stages share."""
 
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -130,6 +131,21 @@ class Run:
                 device=self.device,
                 autocast_lm=cfg.autocast_lm,
             )
+
+    def measured_reading(self) -> float:
+        """Seconds that reading the activations of one token takes, on a few contexts."""
+        store = self.store(Dataset.from_list([{"text": "A word."}]))
+        tokens = torch.zeros(
+            (store.store_batch_size_prompts, store.context_size),
+            dtype=torch.long,
+            device=self.device,
+        )
+        seconds = []
+        for _ in range(2):  # the first warms up
+            start = time.perf_counter()
+            store.get_activations(tokens)[0, 0, 0].item()  # waits for a GPU
+            seconds.append(time.perf_counter() - start)
+        return seconds[-1] / tokens.numel()
 
     def cached(self, name: str, n_tokens: int, first: int | None) -> CachedActivations:
         """
