@@ -12,6 +12,7 @@ not use. Settings that have their line are passed over.
 
 import argparse
 import json
+from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -124,24 +125,37 @@ def results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()]
 
 
+def lr_of(row: dict[str, Any]) -> str:
+    found = [part for part in row["setting"].split(",") if part.startswith("lr=")]
+    return found[0] if found else ""
+
+
+def corrected(row: dict[str, Any]) -> float:
+    return row["phi"] - row["phi_by_chance"]
+
+
 def table(tokens: int) -> Table:
+    """Differences are to the mean of the solo SAEs of the same learning rate."""
     rows = [row for row in results() if row["tokens"] == tokens]
-    solo = next(row for row in rows if row["setting"] == "solo")
-    shown = Table(title=f"{tokens:,} tokens, differences to the first solo SAE")
-    columns = ("setting", "L2", "dL2", "phi", "dphi", "at equal rates", "L0", "alive")
-    for column in (*columns, "fresh meta SAE explains", "own"):
-        shown.add_column(column, justify="left" if column == "setting" else "right")
+    shown = Table(title=f"{tokens:,} tokens")
+    columns = ("L2", "to solo", "phi", "to solo", "at equal rates", "L0", "alive")
+    shown.add_column("setting")
+    for column in (*columns, "a fresh meta SAE explains", "its own"):
+        shown.add_column(column, justify="right")
     for row in rows:
+        solos = [r for r in rows if "solo" in r["setting"] and lr_of(r) == lr_of(row)]
+
+        def to_solo(value: Callable[[dict[str, Any]], float], row=row, solos=solos):  # type: ignore[no-untyped-def]
+            return f"{value(row) / np.mean([value(r) for r in solos]) - 1:+.1%}"
+
         own = row["own_meta_explained"]
-        corrected = row["phi"] - row["phi_by_chance"]
-        base = solo["phi"] - solo["phi_by_chance"]
         shown.add_row(
-            row["setting"],
+            row["setting"].replace(",", ", "),
             f"{row['l2']:.4f}",
-            f"{row['l2'] / solo['l2'] - 1:+.1%}",
-            f"{corrected:.3e}",
-            f"{corrected / base - 1:+.1%}",
-            f"{row['phi_ratio'] - 1:+.1%}",
+            to_solo(lambda r: r["l2"]),
+            f"{corrected(row):.3e}",
+            to_solo(corrected),
+            to_solo(lambda r: r["phi_ratio"]),
             f"{row['l0']:.1f}",
             str(row["n_alive"]),
             f"{row['meta_explained']:.3f}",
@@ -161,7 +175,7 @@ def main() -> None:
         command.add_argument("--tokens", type=int, default=2_000_000)
     args = parser.parse_args()
     if args.command == "table":
-        return Console(width=120).print(table(args.tokens))
+        return Console(width=200).print(table(args.tokens))
     recipe = load_recipe(NAME)
     # as it was cached
     cached = json.loads((args.folder / "run.json").read_text())["recipe"]
