@@ -37,7 +37,6 @@ from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
-from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 
@@ -68,7 +67,6 @@ def train(args: list[str]) -> None:
         check_dataset(cfg.dataset_path, cfg.streaming)
     runner = LanguageModelSAETrainingRunner(cfg)
     check_hook(runner.model, cfg)
-    stop_at_hook(runner.model)
     runner.run()
 
 

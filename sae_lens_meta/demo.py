@@ -33,7 +33,6 @@ from sae_lens_meta.evaluation.source import (
     model_path,
 )
 from sae_lens_meta.evaluation.top_contexts import TopContexts
-from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import PYDOC, load_text
 
 JOINT, SOLO = "joint", "solo"
@@ -112,7 +111,7 @@ def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
     )
     path = model_path(cfg.model)
     console.print(f"Model: {path}")
-    model = stop_at_hook(load_model(cfg.model_class, path, device=cfg.device))
+    model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
     train_side_by_side(cfg, path, model, training_text, configs)
 

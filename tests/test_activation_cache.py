@@ -11,7 +11,6 @@ from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.reproduce import cache
 from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
-from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import load_text
 from tests.helpers import meta_config
 from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
@@ -121,7 +120,8 @@ def test_the_order_depends_on_the_seed_and_goes_on_where_it_was(
     fill_cache(tmp_path, source.store(sae, n_tokens), n_tokens, {})
     whole = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=1), 72)
     other = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=2), 72)
-    assert not torch.equal(whole, other)
+    # not the tokens alone, the shards too come in another order
+    assert sorted_rows(whole[: 32 * BATCH]) != sorted_rows(other[: 32 * BATCH])
     for n_before in (1, 31, 32, 33, 70):  # 32 batches are shuffled together
         first = CachedActivations(tmp_path, HOOK, BATCH, seed=1)
         all_rows(first, n_before)
@@ -140,24 +140,3 @@ def test_a_folder_of_other_activations_is_refused(
         fill_cache(tmp_path, source.store(sae, SHARD), SHARD, {"hook": "b"})
     with pytest.raises(FileNotFoundError, match="no cached activations"):
         CachedActivations(tmp_path / "none", HOOK, BATCH, 0)
-
-
-def test_a_model_of_transformers_stops_at_the_hook_that_is_read(
-    source: ActivationSource, sae: Any, tmp_path: Path
-) -> None:
-    path = save_tiny_llama(tmp_path)
-    whole = load_model("AutoModelForCausalLM", str(path), "cpu")
-    stopped: Any = stop_at_hook(load_model("AutoModelForCausalLM", str(path), "cpu"))
-    ran: list[str] = []
-    for name in ("model.layers.0", "model.layers.1"):
-        module = stopped.model.get_submodule(name)
-        module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    wanted = ActivationSource(whole, source.text, CONTEXT, "cpu").stream(sae, 512)
-    found = ActivationSource(stopped, source.text, CONTEXT, "cpu").stream(sae, 512)
-    for a, b in zip(wanted, found, strict=True):
-        assert torch.equal(a.activations, b.activations)
-    assert set(ran) == {"model.layers.0"}
-    # who asks for all of it gets all of it
-    tokens = torch.zeros((1, 4), dtype=torch.long)
-    logits, _ = stopped.run_with_cache(tokens)
-    assert logits is not None and set(ran) == {"model.layers.0", "model.layers.1"}

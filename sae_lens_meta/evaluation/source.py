@@ -16,7 +16,6 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
-from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import PYDOC, load_text
 
 SMOLLM2 = "smollm2"
@@ -113,7 +112,6 @@ def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
         if is_its_own
         else None,
     )
-    stop_at_hook(model)
     width = hook_width(model, sae.cfg.metadata.hook_name)
     if width != sae.cfg.d_in:
         raise ValueError(

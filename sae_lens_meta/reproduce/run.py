@@ -24,7 +24,6 @@ from sae_lens_meta.reproduce.cache import (
     fill_cache,
 )
 from sae_lens_meta.reproduce.rehearsal import random_model
-from sae_lens_meta.stop_at_hook import stop_at_hook
 from sae_lens_meta.text import load_text
 
 
@@ -57,13 +56,12 @@ class Run:
         """The language model."""
         if self.is_rehearsal:
             return random_model(self.recipe, self.device)
-        model = load_model(
+        return load_model(
             self.recipe.model_class,
             model_path(self.recipe.model),
             self.device,
             self.recipe.training.model_from_pretrained_kwargs,
         )
-        return stop_at_hook(model)
 
     @property
     def model_name(self) -> str:
