@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ class SourceConfig:
     device: str = "cpu"
 
 
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without SAELens's warnings about the length of a training and the speed of its tokenizer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The training dataset contains fewer")
+        warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        yield
+
+
 @dataclass
 class ActivationSource:
     """A loaded model and text, to read activations of any of its hooks from."""
@@ -64,10 +74,7 @@ class ActivationSource:
 
     def store(self, sae: SAE[Any], n_tokens: int) -> ActivationsStore:
         """SAELens's store of the activations that `sae` reads, from the start of the text."""
-        with warnings.catch_warnings():
-            # about the length of a training and the speed of its tokenizer
-            warnings.filterwarnings("ignore", "The training dataset contains fewer")
-            warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        with without_advice():
             return ActivationsStore.from_sae(
                 self.model,
                 sae,

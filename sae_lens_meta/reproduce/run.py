@@ -1,7 +1,6 @@
 """One run of a recipe: where its files lie, and what its stages share."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,12 @@ from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, model_path
+from sae_lens_meta.evaluation.source import (
+    ActivationSource,
+    SourceConfig,
+    model_path,
+    without_advice,
+)
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
 from sae_lens_meta.reproduce.cache import (
     SHARD_TOKENS,
@@ -112,10 +116,7 @@ class Run:
     def store(self, text: Dataset | IterableDataset) -> ActivationsStore:
         """SAELens's store of the hook's activations, from the start of `text`."""
         cfg = self.recipe.training
-        with warnings.catch_warnings():
-            # about the length of a training and the speed of its tokenizer
-            warnings.filterwarnings("ignore", "The training dataset contains fewer")
-            warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        with without_advice():
             return ActivationsStore.from_config_multi_hook(
                 self.model,
                 dataset=text,

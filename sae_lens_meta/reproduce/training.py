@@ -108,7 +108,7 @@ def train_together(
         seen = trainer.n_training_samples
         ahead = [n for n in trainer.checkpoint_thresholds if n > seen]
         trainer.checkpoint_thresholds = ahead
-        timer.bar.update(seen)
+        timer.bar.initial = timer.bar.n = timer.bar.last_print_n = seen
     with timer.bar:
         trainer.fit()
     for name, sae in saes.items():
