@@ -12,9 +12,11 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sae_lens_meta import releases
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.publishing import upload
 from sae_lens_meta.text import load_text
-from tests.hub_server import HubServer, hub_server
+from tests.hub_server import WRITER, HubServer, hub_server
 
 N_LAYERS = 12
 
@@ -94,3 +96,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 @pytest.fixture
 def random_activations() -> torch.Tensor:
     return torch.randn(300, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def list_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A list of releases of the test's own, with a comment."""
+    copy = tmp_path / "pretrained.yaml"
+    copy.write_text(releases.zoo_path().read_text())
+    monkeypatch.setattr(releases, "zoo_path", lambda: copy)
+    return copy
+
+
+@pytest.fixture
+def as_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a token that may write, and no waiting between attempts."""
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    monkeypatch.setattr(upload, "wait_exponential", lambda **_: lambda _: 0)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)

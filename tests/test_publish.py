@@ -91,23 +91,6 @@ def path(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def list_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A list of releases of the test's own, with a comment."""
-    copy = tmp_path / "pretrained.yaml"
-    copy.write_text(releases.zoo_path().read_text())
-    monkeypatch.setattr(releases, "zoo_path", lambda: copy)
-    return copy
-
-
-@pytest.fixture
-def as_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a token that may write, and no waiting between attempts."""
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    monkeypatch.setattr(upload, "wait_exponential", lambda **_: lambda _: 0)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-
-
-@pytest.fixture
 def release(
     hub: HubServer,
     path: Path,

@@ -182,7 +182,8 @@ def _training(path: Path, package: Package) -> str:
         runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
         tokens = f"{runner.get('training_tokens', 0):,} tokens of "
     return (
-        f"{tokens}{metadata.get('dataset_path') or 'a text that is not recorded'}, "
+        f"{tokens}{metadata.get('dataset_path') or 'a text that is not recorded'} through "
+        f"{metadata.get('model_name') or 'a model that is not recorded'}, "
         f"context {metadata.get('context_size')}, "
         f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
         f"sigma^2 {settings['decomposability_bandwidth']:g}, meta SAE "
