@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sae_lens_meta.evaluation.comparison import (
+    FORMAT,
     L2,
     CandidateWithContexts,
     ComparedSAE,
@@ -92,7 +93,7 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
     vocabulary: dict[int, str] = {i: f" word{i}" for i in range(100)}
     vocabulary[0] = "</script><b id='injected'>"
     made: Any = Comparison(
-        format=1,
+        format=FORMAT,
         created="2026-01-01T00:00:00+00:00",
         versions={"sae-lens": "6"},
         source=asdict(SourceConfig(model="a model", dataset="some text")),

@@ -1,12 +1,15 @@
 """What several test files share."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
+from scipy.stats import hypergeom
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
@@ -85,3 +88,11 @@ def tiny_model(n_ctx: int = 8) -> HookedTransformer:
             act_fn="relu",
         )
     )
+
+
+@cache
+def phi_by_chance(a: int, b: int, n: int) -> float:
+    """Expected |phi| of independent latents that fire on `a` and `b` of `n` tokens."""
+    together = np.arange(min(a, b) + 1)
+    deviation = hypergeom.pmf(together, n, a, b) @ np.abs(n * together - a * b)
+    return float(deviation / np.sqrt(float(a * (n - a)) * float(b * (n - b))))

@@ -21,6 +21,7 @@ from sae_lens_meta.evaluation import evaluate
 from sae_lens_meta.evaluation.comparison import PHI, Comparison
 from sae_lens_meta.evaluation.matching import match_latents
 from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from tests.helpers import phi_by_chance
 from tests.tiny_llama import CONTEXT, save_tiny_llama, save_trained
 
 TOKENS, MIN_FIRED = 8192, 30
@@ -112,7 +113,9 @@ def test_the_headline_is_numpys_over_latents_with_partners_alive_everywhere(
         assert sae.phi_compared.n_latents == alive.sum()
         assert sae.phi_compared.mean_abs == pytest.approx(np.abs(phi).mean(), rel=1e-6)
         rates[sae.name] = chosen.mean(axis=0)
-        matrices[sae.name] = np.abs(matrix)
+        fired, n = chosen.sum(axis=0).astype(int), len(chosen)
+        chance = [[phi_by_chance(a, b, n) for a in fired] for b in fired]
+        matrices[sae.name] = np.abs(matrix) - chance
         counts, _ = np.histogram(phi, bins=sae.phi.edges)
         assert np.abs(counts - sae.phi.counts).sum() <= 4  # phi on an edge
         assert sae.evaluation.reconstruction.l0 == pytest.approx(
@@ -123,14 +126,14 @@ def test_the_headline_is_numpys_over_latents_with_partners_alive_everywhere(
         ratio = ratio_in_cells(
             matrices[sae.name], rates[sae.name], matrices["solo_0"], rates["solo_0"]
         )
-        mean_abs = found.saes[0].phi_compared.mean_abs
-        assert sae.phi_at_equal_rates == pytest.approx(ratio * mean_abs, rel=1e-4)
+        corrected = found.saes[0].phi_compared.corrected
+        assert sae.phi_at_equal_rates == pytest.approx(ratio * corrected, rel=1e-4)
 
 
 def ratio_in_cells(
     phi: np.ndarray, rate: np.ndarray, base: np.ndarray, base_rate: np.ndarray
 ) -> float:
-    """Mean |phi| over another's, cell by cell of the two latents' firing rates."""
+    """Mean of a matrix over another's, cell by cell of the two latents' firing rates."""
 
     def cells(matrix: np.ndarray, rates: np.ndarray) -> dict[tuple[int, int], Any]:
         found: dict[tuple[int, int], list[float]] = {}

@@ -1,4 +1,4 @@
-"""Mean |phi| at equal firing rates: by brute force, and where nothing but the rates differs."""
+"""Corrected mean |phi| at equal firing rates: by brute force, and where nothing but the rates differs."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ import torch
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.phi import summarize_phi
 from sae_lens_meta.evaluation.phi_by_rate import N_BINS, PhiByRate, phi_by_rate
+from tests.helpers import phi_by_chance
 
 
 def counted(firing: np.ndarray) -> CooccurrenceCounter:
@@ -40,13 +41,14 @@ def test_it_is_the_brute_force_over_pairs() -> None:
         for j in chosen:
             if i != j:
                 phi = np.corrcoef(firing[:, i], firing[:, j])[0, 1]
-                total[bins[i], bins[j]] += abs(phi) / 2
+                chance = phi_by_chance(firing[:, i].sum(), firing[:, j].sum(), 4000)
+                total[bins[i], bins[j]] += (abs(phi) - chance) / 2
                 pairs[bins[i], bins[j]] += 1 / 2
     np.testing.assert_allclose(found.total, total, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.pairs, pairs)
     assert found.pairs.sum() == 28 * 27 / 2
     summary = summarize_phi(counted(firing), mask)
-    assert found.mean_abs == pytest.approx(summary.mean_abs, rel=1e-5)
+    assert found.mean == pytest.approx(summary.corrected, rel=1e-5)
 
 
 def test_rates_that_spread_alone_change_the_mean_and_not_the_ratio() -> None:
@@ -55,7 +57,7 @@ def test_rates_that_spread_alone_change_the_mean_and_not_the_ratio() -> None:
     equal = phi_by_rate(counted(co_firing(np.full(80, 0.03), 0.2, 60_000, 1)))
     spread_rates = np.concatenate([np.full(40, 0.03), np.geomspace(0.3, 0.003, 40)])
     spread = phi_by_rate(counted(co_firing(spread_rates, 0.2, 60_000, 2)))
-    assert spread.mean_abs < 0.9 * equal.mean_abs
+    assert spread.mean < 0.9 * equal.mean
     assert spread.ratio_at_equal_rates(equal) == pytest.approx(1, abs=0.03)
     assert equal.ratio_at_equal_rates(spread) == pytest.approx(1, abs=0.03)
 
@@ -79,3 +81,8 @@ def test_bins_that_one_sae_lacks_are_left_out_of_both() -> None:
     elsewhere = PhiByRate(total.copy(), pairs.copy())
     elsewhere.pairs[5, 5], elsewhere.total[5, 5] = 1000, 900.0
     assert elsewhere.ratio_at_equal_rates(here) == 1
+    elsewhere.pairs[2, 2] = 0
+    with pytest.raises(
+        ValueError, match="No two of the 1000 and 10 pairs.*more tokens"
+    ):
+        elsewhere.ratio_at_equal_rates(here)

@@ -44,7 +44,7 @@ def test_an_effect_that_every_control_confirms_is_claimed() -> None:
         ([*SOLO, control(phi=5.5e-3), *JOINT], "not lie below the solo of equal L2"),
         (
             [*SOLO, control(), *SPREAD],
-            "at equal firing rates mean |phi| differs by +1.6 %",
+            "at equal firing rates it differs by +1.6 %",
         ),
         (
             [*SOLO, control(), compared("joint", "joint", 5.99e-3, l2=0.11)],

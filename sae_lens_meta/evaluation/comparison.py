@@ -17,10 +17,10 @@ from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.splitting import SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
-FORMAT = 2
+FORMAT = 3
 
 PHI = "corrected mean |phi|"
-PHI_AT_EQUAL_RATES = "mean |phi| at equal firing rates"
+PHI_AT_EQUAL_RATES = "corrected mean |phi| at equal firing rates"
 L2 = "normalised L2"
 
 
@@ -142,7 +142,7 @@ class Comparison:
     Everything that a comparison found and what it was made with.
 
     Attributes:
-        format: of this file; 2.
+        format: of this file; 3.
         created: ISO date and time, UTC.
         versions: of the packages that figures depend on.
         source: model, text and how much of it.
@@ -172,6 +172,13 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
     vocabulary: dict[int, str] = field(default_factory=dict)
     autointerp: AutointerpSummary | None = None
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(
+                f"This comparison is of format {self.format}, and this version of sae-lens-meta "
+                f"reads {FORMAT}. Run `sae-lens-meta compare` again."
+            )
 
     def save(self, folder: Path) -> Path:
         """Writes comparison.json, and its JSON schema beside it."""
@@ -205,7 +212,7 @@ class Comparison:
         Reads a comparison.json.
 
         Raises:
-            ValueError: if it is not one, naming what is wrong.
+            ValueError: if it is not one, or one of another format, naming what is wrong.
         """
         return TypeAdapter(Comparison).validate_json(path.read_bytes())
 

@@ -132,7 +132,7 @@ class Family:
             training=training,
             evaluation=evaluation,
             phi_compared=summarize_phi(tally.counter, compared),
-            phi_at_equal_rates=self.rates.mean_abs
+            phi_at_equal_rates=self.rates.mean
             * by_rate.ratio_at_equal_rates(self.rates),
             intervals={},
             matching=None if name == self.reference else self._matched(name).summary,

@@ -80,7 +80,8 @@ def summarize_phi(
     n_pairs = len(chosen) * (len(chosen) - 1) / 2
     fired = counter.fired_a
     total, _ = _scan(counter.together, fired, counter.n_tokens, chosen, counter.d_a)
-    chance = float(_total_by_chance(fired[chosen], counter.n_tokens)) / n_pairs
+    by_chance = total_by_chance(fired[chosen], counter.n_tokens)
+    chance = float(by_chance.sum()) / n_pairs
     mean_abs = total / n_pairs
     corrected = mean_abs - chance
     n_asked = counter.d_a if latents is None else int(latents.sum())
@@ -95,6 +96,39 @@ def summarize_phi(
         if corrected > 0
         else None,
     )
+
+
+def total_by_chance(
+    fired: np.ndarray, n_tokens: int, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """
+    Sum over pairs i < j of the expected |phi| of independent latents with these firing counts.
+
+    Given both counts, N_ij is then hypergeometric with mean mu = N_i N_j / n, and its mean
+    absolute deviation is `2 m (n - N_i - N_j + m) / n * P(N_ij = m)` with m = floor(mu) + 1
+    (de Moivre's sum; Diaconis and Zabell 1991). Rare latents are thus Poisson as they should
+    be, not Gaussian.
+
+    Args:
+        fired: firing counts `[d]`.
+        n_tokens: n.
+        groups: of the latents `[d]`, numbered from 0; latents of the same count are of the same
+            group. All are of one by default.
+
+    Returns:
+        `[groups, groups]`, by the groups of the two; half of a pair of two groups stands on
+        either side of the diagonal.
+    """
+    counts, first, multiplicity = np.unique(
+        fired, return_index=True, return_counts=True
+    )
+    group = np.zeros_like(counts) if groups is None else groups[first]
+    n_groups = int(group.max(initial=0)) + 1
+    log_factorial = gammaln(np.arange(n_tokens + 1) + 1.0)
+    by_count = _chance(counts, multiplicity, group, n_groups, log_factorial, n_tokens)
+    totals = np.zeros((n_groups, n_groups))
+    np.add.at(totals, group, by_count)
+    return (totals + totals.T) / 2
 
 
 def phi_histogram(
@@ -183,23 +217,10 @@ def _chosen(counter: CooccurrenceCounter, latents: np.ndarray | None) -> np.ndar
     return chosen
 
 
-def _total_by_chance(fired: np.ndarray, n_tokens: int) -> float:
-    """
-    Sum over pairs of the expected |phi| of independent latents with these firing counts.
-
-    Given both counts, N_ij is then hypergeometric with mean mu = N_i N_j / n, and its mean
-    absolute deviation is `2 m (n - N_i - N_j + m) / n * P(N_ij = m)` with m = floor(mu) + 1
-    (de Moivre's sum; Diaconis and Zabell 1991). Rare latents are thus Poisson as they should
-    be, not Gaussian.
-    """
-    counts, multiplicity = np.unique(fired, return_counts=True)
-    log_factorial = gammaln(np.arange(n_tokens + 1) + 1.0)
-    return _chance(counts, multiplicity, log_factorial, n_tokens).sum()
-
-
 @njit(parallel=True, cache=True)
-def _chance(counts, multiplicity, log_factorial, n):  # type: ignore[no-untyped-def]
-    totals = np.zeros(len(counts))
+def _chance(counts, multiplicity, group, n_groups, log_factorial, n):  # type: ignore[no-untyped-def]
+    """The sum for each count with those not below it, by the group of the other `[c, groups]`."""
+    totals = np.zeros((len(counts), n_groups))
     for i in prange(len(counts)):
         a = counts[i]
         for j in range(i, len(counts)):
@@ -217,7 +238,7 @@ def _chance(counts, multiplicity, log_factorial, n):  # type: ignore[no-untyped-
             )  # fmt: skip
             deviation = 2.0 * m * (n - a - b + m) / n * math.exp(log_p)
             scale = math.sqrt(a * 1.0 * (n - a)) * math.sqrt(b * 1.0 * (n - b)) / n
-            totals[i] += pairs * deviation / scale
+            totals[i, group[j]] += pairs * deviation / scale
     return totals
 
 

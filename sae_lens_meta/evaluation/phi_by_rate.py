@@ -1,11 +1,16 @@
-"""Mean |phi| at equal firing rates: phi depends on how often the two latents fire."""
+"""Corrected mean |phi| at equal firing rates: phi depends on how often both latents fire."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import BLOCK_ROWS, measurable, phi_rows
+from sae_lens_meta.evaluation.phi import (
+    BLOCK_ROWS,
+    measurable,
+    phi_rows,
+    total_by_chance,
+)
 
 # firing rates from 1 down to 2^-16; coarser bins leave differences of the rates within one
 BINS_PER_OCTAVE = 4
@@ -15,11 +20,11 @@ N_BINS = 16 * BINS_PER_OCTAVE
 @dataclass
 class PhiByRate:
     """
-    |phi| of the pairs of one SAE, by the firing rates of their latents.
+    |phi|, less what chance gives, of the pairs of one SAE, by the firing rates of their latents.
 
     Attributes:
-        total: sum of |phi| over pairs whose latents fire at rates of bins i and j,
-            `[64, 64]`; bin i holds rates from 2^-((i+1)/4) to 2^-(i/4), the last one all below.
+        total: its sum over pairs whose latents fire at rates of bins i and j, `[64, 64]`;
+            bin i holds rates from 2^-((i+1)/4) to 2^-(i/4), the last one all below.
         pairs: how many there are, `[64, 64]`.
     """
 
@@ -27,13 +32,13 @@ class PhiByRate:
     pairs: np.ndarray
 
     @property
-    def mean_abs(self) -> float:
-        """Mean |phi| over all pairs."""
+    def mean(self) -> float:
+        """Corrected mean |phi| over all pairs."""
         return float(self.total.sum() / self.pairs.sum())
 
     def ratio_at_equal_rates(self, reference: "PhiByRate") -> float:
         """
-        Mean |phi| over that of `reference`, as if the pairs of both fired at the same rates.
+        Corrected mean |phi| over that of `reference`, as if both fired at the same rates.
 
         Means over the pairs of each bin, weighted by the pairs that the SAE with fewer of
         them has there. 1 where nothing but the firing rates differs.
@@ -78,4 +83,7 @@ def phi_by_rate(
         total += one_hot[first:last].T @ phi @ one_hot
     counts = one_hot.sum(axis=0)
     pairs = np.outer(counts, counts) - np.diag(counts)
-    return PhiByRate(total / 2, pairs / 2)
+    chance = np.zeros_like(total)
+    by_chance = total_by_chance(counter.fired_a[chosen], counter.n_tokens, bins[chosen])
+    chance[: len(by_chance), : len(by_chance)] = by_chance
+    return PhiByRate(total / 2 - chance, pairs / 2)

@@ -67,7 +67,7 @@ def _what_is_missing(
     over_seeds = at_equal_rates.over_seeds
     if over_seeds is None or not over_seeds.high < 0:
         return (
-            f"at equal firing rates mean |phi| differs by {at_equal_rates.percent:+.1f} %, and "
+            f"at equal firing rates it differs by {at_equal_rates.percent:+.1f} %, and "
             "the interval over seeds does not lie below 0"
         )
     for figure in ("normalised L2", "L0"):
