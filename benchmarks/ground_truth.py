@@ -276,6 +276,21 @@ def percent_changes(
     return changes
 
 
+def silent_latents(
+    results: list[Result], data: str, k: int, setting: Setting
+) -> tuple[float, float]:
+    """Of the joint SAE and of the solo at equal L2, means over seeds."""
+    found = []
+    for seed in SEEDS:
+        of_seed = [r for r in results if (r.data, r.k, r.seed) == (data, k, seed)]
+        solo = [r for r in of_seed if r.setting == SOLO]
+        for joint in (r for r in of_seed if r.setting == setting):
+            control = at_equal_l2(solo, joint.normalized_l2, "dead")
+            found.append((joint.dead, control))
+    joint, control = np.mean(found, axis=0)
+    return joint, control
+
+
 def print_tables(results: list[Result], console: Console) -> None:
     for data, k in product(DATA, KS):
         solo = [
@@ -295,22 +310,26 @@ def print_tables(results: list[Result], console: Console) -> None:
         )
         every = [r for r in results if (r.data, r.k, r.steps) == (data, k, STEPS)]
         l0, silent = [r.l0 for r in every], [r.dead for r in every]
-        early = [r.dead for r in results if r.steps == min(EARLY_STEPS)]
         console.print(
             f"Of all finished SAEs, L0 {min(l0):.2f} to {max(l0):.2f}, silent latents "
-            f"{min(silent)} to {max(silent)} of {D_SAE}; of solo after {min(EARLY_STEPS)} "
-            f"steps {min(early)} to {max(early)}"
+            f"{min(silent)} to {max(silent)} of {D_SAE}"
         )
         table = Table("lambda_2, sigma^2, meta_lr", "percent above")
         for label in FIGURES:
             table.add_column(label, justify="right")
+        table.add_column("silent: joint, solo at equal L2", justify="right")
         for setting in JOINT:
             changes = percent_changes(results, data, k, setting)
+            joint, control = silent_latents(results, data, k, setting)
             for baseline in ("solo", "equal L2"):
                 values = [changes[label][baseline] for label in FIGURES]
                 if len(values[0]) > 1:
                     cells = (interval(v, "+.1f") for v in values)
-                    table.add_row(str(setting), baseline, *cells)
+                    silent = f"{joint:.0f}, {control:.0f}"
+                    is_first = baseline == "solo"
+                    table.add_row(
+                        str(setting), baseline, *cells, "" if is_first else silent
+                    )
         console.print(table)
 
 
