@@ -49,26 +49,32 @@ def bundled_folder() -> Path:
     return Path(str(files("sae_lens_meta") / "bundled"))
 
 
-def bundle(folder: Path, release: Release) -> Path:
+def check_small(folder: Path, names: list[str]) -> None:
     """
-    Puts the files of a release, card and report among them, where bundled ones are.
-
-    Returns:
-        The folder in the package.
-
     Raises:
-        ValueError: if they are more than 20 MB.
+        ValueError: if the files `names` of `folder` are more than 20 MB.
     """
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = sum((folder / name).stat().st_size for name in names)
     if size > MAX_BUNDLED:
         raise ValueError(
             f"{folder} holds {size / 1e6:.1f} MB; a release of more than "
             f"{MAX_BUNDLED / 1e6:.0f} MB does not travel inside the package. Upload it."
         )
-    target = bundled_folder() / release.name
+
+
+def bundle(folder: Path, names: list[str], release: str) -> Path:
+    """
+    Puts the files `names` of `folder`, card and report among them, where bundled ones are.
+
+    Returns:
+        The folder in the package.
+    """
+    target = bundled_folder() / release
     if target.exists():
         shutil.rmtree(target)
-    shutil.copytree(folder, target)
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, target / name)
     return target
 
 

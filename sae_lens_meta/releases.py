@@ -196,15 +196,6 @@ class Zoo(_Strict):
 
     releases: list[Release]
 
-    @model_validator(mode="after")
-    def _nothing_stands_twice(self) -> "Zoo":
-        names = [release.name for release in self.releases]
-        folders = [f"{r.repo_id}/{s.path}" for r in self.releases for s in r.saes]
-        for value in (*names, *folders):
-            if names.count(value) + folders.count(value) > 1:
-                raise ValueError(f"{value!r} stands twice")
-        return self
-
 
 def zoo_path() -> Path:
     """pretrained.yaml as it was installed."""
@@ -227,7 +218,7 @@ def _parsed(text: str, path: Path) -> Zoo:
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         _refuse_duplicate_keys(root, path)
-        return Zoo.model_validate(yaml.safe_load(text))
+        zoo = Zoo.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
@@ -239,6 +230,17 @@ def _parsed(text: str, path: Path) -> Zoo:
         where = f"line {line}, {steps}" if steps else f"line {line}"
         message = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{path}, {where}: {message}.") from error
+    known = set()
+    for i, release in enumerate(zoo.releases):
+        for value in (
+            release.name,
+            *(f"{release.repo_id}/{s.path}" for s in release.saes),
+        ):
+            if value in known:
+                line = _line_of(root, ("releases", i))
+                raise ValueError(f"{path}, line {line}: {value!r} stands twice.")
+            known.add(value)
+    return zoo
 
 
 def entry_text(release: Release) -> str:
@@ -298,11 +300,12 @@ def write_release(release: Release, path: Path | None = None) -> Path:
 
 def _refuse_duplicate_keys(node: Any, path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
+        known = set()
         for key, value in node.value:
-            if keys.count(key.value) > 1:
+            if key.value in known:
                 line = key.start_mark.line + 1
                 raise ValueError(f"{path}, line {line}: {key.value!r} stands twice.")
+            known.add(key.value)
             _refuse_duplicate_keys(value, path)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:

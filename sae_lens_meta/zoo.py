@@ -91,7 +91,10 @@ def sae_folder(name: str) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    found = _release(name)
+    try:
+        found = _release(name)
+    except ValueError as error:
+        raise ValueError(f"There is no folder {name!r}. {error}") from error
     sae = _sae(found, None)
     return fetch_sae(found, sae, sae.path)
 
@@ -187,7 +190,8 @@ def _sae(release: Release, sae_id: str | None) -> ReleasedSAE:
         return release.saes[0]
     if sae_id not in saes:
         raise ValueError(
-            f"The release {release.name!r} has the SAEs {', '.join(saes)}; got {sae_id!r}."
+            f"The release {release.name!r} has the SAEs {', '.join(saes)}, one of which is given "
+            f"as sae_id; got {sae_id!r}."
         )
     return saes[sae_id]
 

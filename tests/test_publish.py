@@ -193,6 +193,23 @@ def test_the_cards_command_measures_the_release_as_it_was_measured(
     assert source == wanted
 
 
+@pytest.mark.parametrize(
+    ("dataset", "listed"),
+    [
+        ("HuggingFaceFW/fineweb", ["HuggingFaceFW/fineweb"]),
+        ("HuggingFaceFW/fineweb:sample-10BT", ["HuggingFaceFW/fineweb"]),
+        ("corpus.jsonl.gz", None),
+    ],
+)
+def test_the_card_lists_a_dataset_of_the_hub(
+    package: Package, list_path: Path, dataset: str, listed: list[str] | None
+) -> None:
+    release = releases.load_zoo(list_path).releases[0]
+    assert (
+        model_card(package, release, dataset).data.to_dict().get("datasets") == listed
+    )
+
+
 def test_the_card_has_a_judges_scores_where_there_are_any(
     package: Package, list_path: Path
 ) -> None:
@@ -396,6 +413,8 @@ def test_a_bundled_release_loads_from_the_package_and_is_uploaded_nowhere(
     monkeypatch.setattr(release_files, "bundled_folder", lambda: tmp_path / "bundled")
     with pytest.raises(ValueError, match="give --release"):
         release(bundle=True)
+    (tmp_path / "out" / HOOK).mkdir(parents=True)
+    (tmp_path / "out" / HOOK / "sparsity.safetensors").write_bytes(b"of another SAE")
     entry = release(bundle=True, release="tiny")
     assert not hub.repos and not hub.requests
     assert (entry.bundled, entry.published, entry.revision) == (True, False, None)
@@ -408,12 +427,20 @@ def test_a_bundled_release_loads_from_the_package_and_is_uploaded_nowhere(
     )
     card = (tmp_path / "bundled" / "tiny" / "README.md").read_text()
     assert "has not been uploaded anywhere" in card and REPO not in card
-    assert (tmp_path / "bundled" / "tiny" / "report.html").is_file()
+    files = (p for p in (tmp_path / "bundled" / "tiny").rglob("*") if p.is_file())
+    assert {str(p.relative_to(tmp_path / "bundled" / "tiny")) for p in files} == {
+        *(f"{HOOK}{d}/{f}" for d in ("", "/meta") for f in ("cfg.json", WEIGHTS)),
+        "README.md",
+        "comparison.json",
+        "comparison.schema.json",
+        "report.html",
+    }
     assert zoo.sae_folder("tiny") == tmp_path / "bundled" / "tiny" / HOOK
 
     monkeypatch.setattr(release_files, "MAX_BUNDLED", 1000)
-    with pytest.raises(ValueError, match="more than 0 MB does not travel"):
-        release(bundle=True, release="tiny")
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match="more than 0 MB does not travel"):
+            release(bundle=True, release="tiny", dry_run=dry_run)
 
 
 def test_running_again_adds_nothing_and_a_change_is_another_tag(

@@ -1,5 +1,6 @@
 """Releases by their names: what SAELens finds, what is refused, what is verified."""
 
+import copy
 import hashlib
 import json
 import os
@@ -329,9 +330,7 @@ def broken_zoo(saved: Path, tmp_path: Path, old: str, new: str) -> str:
         if new.split("\n")[-1].strip() in t
     )
     message = str(error.value)
-    assert message.startswith(f"{path}, line {line}") or "stands twice" in message, (
-        message
-    )
+    assert message.startswith(f"{path}, line {line}"), message
     return message
 
 
@@ -377,9 +376,11 @@ def test_files_must_be_safetensors_of_the_sae_with_a_sha256(
         path.write_text(yaml.safe_dump({"releases": [good | {"saes": [sae]}]}))
         with pytest.raises(ValueError, match=message):
             releases.load_zoo(path)
-    twice = yaml.safe_dump({"releases": [good, good]})
+    twice = yaml.safe_dump({"releases": [good, copy.deepcopy(good)]})
     (tmp_path / "zoo.yaml").write_text(twice)
-    with pytest.raises(ValueError, match="'metasae-tiny' stands twice"):
+    lines = enumerate(twice.splitlines(), 1)
+    _, second = (i for i, line in lines if line.startswith("- "))
+    with pytest.raises(ValueError, match=f"line {second}: 'metasae-tiny' stands twice"):
         releases.load_zoo(tmp_path / "zoo.yaml")
     assert (
         json.loads((saved / FOLDER / "cfg.json").read_text())["architecture"]

@@ -40,7 +40,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         library_name="saelens",
         license=release.licence,
         base_model=release.model,
-        datasets=[dataset] if re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) else None,
+        datasets=_on_the_hub(dataset),
         tags=["sparse-autoencoder", "interpretability", "arxiv:2604.03436"],
         eval_results=_eval_results(comparison, measured),
     )
@@ -59,6 +59,12 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         n_solo=sum(sae.role == "solo" for sae in comparison.saes),
         n_joint=len(comparison.variants()[measured.variant]),
     )
+
+
+def _on_the_hub(dataset: str) -> list[str] | None:
+    """A dataset's name there, without its configuration; None for what is a file."""
+    name = dataset.partition(":")[0]
+    return [name] if re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 
 
 def _command(release: Release, comparison: Comparison) -> str:

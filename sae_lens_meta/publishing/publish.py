@@ -15,7 +15,7 @@ from sae_lens_meta.publishing.card import PAPER, model_card
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import upload
-from sae_lens_meta.release_files import bundle
+from sae_lens_meta.release_files import bundle, check_small
 from sae_lens_meta.releases import (
     LOADER,
     Release,
@@ -83,7 +83,9 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
         The release as it stands, or would stand, in pretrained.yaml.
 
     Raises:
-        ValueError: if the repository's name is malformed, or as `make_package`.
+        ValueError: if the repository's name is malformed, the release is listed as one of
+            another model or hook, the SAE does not record how it was trained, what is to be
+            bundled has no name or is more than 20 MB, or as `make_package`.
         FileNotFoundError: as `make_package`.
         PublishError: as `upload`.
     """
@@ -99,12 +101,17 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
     dataset = scrubbed(cfg.dataset or package.metadata.get("dataset_path") or UNKNOWN)
     model_card(package, release, dataset).save(package.folder / CARD)
     package.names.append(CARD)
-    console.print(_contents(package, cfg.repo))
-    if cfg.bundle and not cfg.dry_run:
-        console.print(f"Written: {bundle(package.folder, release)}")
-    elif cfg.dry_run:
-        console.print("Nothing was uploaded. The files are in", cfg.output)
-        console.print("Entry of pretrained.yaml, zeros standing for the commit:\n")
+    where = "the package" if cfg.bundle else f"{cfg.repo}, in one commit"
+    console.print(_contents(package, where))
+    if cfg.bundle:
+        check_small(package.folder, package.names)
+    if cfg.dry_run:
+        console.print("Nothing was published. The files are in", cfg.output)
+        zeros = "" if cfg.bundle else ", zeros standing for the commit"
+        console.print(f"Entry of pretrained.yaml{zeros}:\n")
+    elif cfg.bundle:
+        folder = bundle(package.folder, package.names, release.name)
+        console.print(f"Written: {folder}")
     else:
         commit = upload(package, cfg.repo, cfg.private, console.print)
         release = release.model_copy(update={"revision": commit})
@@ -191,8 +198,8 @@ def _training(path: Path, package: Package) -> str:
     )
 
 
-def _contents(package: Package, repo: str) -> Table:
-    table = Table("file", "size", "sha256", title=f"For {repo}, in one commit")
+def _contents(package: Package, where: str) -> Table:
+    table = Table("file", "size", "sha256", title=f"For {where}")
     for name, sha256 in package.sha256().items():
         size = decimal((package.folder / name).stat().st_size)
         table.add_row(name, size, sha256[:16])
