@@ -144,7 +144,10 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if unknown := sorted(set(self.runner) - RUNNER_FIELDS):
-            raise ValueError(f"a recipe's runner has no {unknown[0]!r}")
+            raise ValueError(
+                f"a recipe's runner has no {unknown[0]!r}; it takes "
+                f"{', '.join(sorted(RUNNER_FIELDS))}"
+            )
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"a seed stands twice in {self.seeds}")
         cfg, _ = self.training, (self.comparing, self.interpreting)
@@ -242,9 +245,8 @@ def load_recipe(name: str) -> Recipe:
     Raises:
         ValueError: if there is none of that name, or the file is not a recipe.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes_folder() / name
-    if path.suffix not in (".yaml", ".yml"):
-        path = path.with_name(f"{name}.yaml")
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else recipes_folder() / f"{name}.yaml"
     if not path.is_file():
         names = sorted(known.stem for known in recipes_folder().glob("*.yaml"))
         near = get_close_matches(name, names, n=3, cutoff=0.4) or names

@@ -11,7 +11,8 @@ from transformers import GPT2Config
 from sae_lens_meta.recipe import load_recipe, recipes_folder
 from sae_lens_meta.releases import load_zoo
 
-# of the paper's table: tokens, d_in, d_sae, k, meta latents, meta k
+# of the paper's table: tokens, d_in, d_sae, k, meta latents, meta k; Gemma's meta SAE is of the
+# author's script
 PAPER = {
     "metasae-gpt2l-l20": (100_000_000, 1280, 20_480, 64, 1800, 8),
     "metasae-gemma2-9b-l23": (75_000_000, 3584, 65_536, 100, 5000, 8),
@@ -102,6 +103,9 @@ def test_every_release_without_weights_names_a_recipe_that_fits_it() -> None:
         assert (recipe.model, recipe.hook) == (release.model, release.hook)
         assert recipe.release == release.name
         assert recipe.publish.licence == release.licence
+        tokens = [recipe.training.training_tokens, recipe.continue_tokens]
+        said = " + ".join(f"{n / 1e6:.0f} M" for n in tokens if n)
+        assert release.training.startswith(f"{said} tokens of ")
 
 
 def test_a_recipe_that_is_none_is_named(tmp_path: Path) -> None:

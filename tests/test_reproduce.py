@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from sae_lens_meta import releases
 from sae_lens_meta.evaluation.comparison import Comparison
+from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
 from sae_lens_meta.recipe import load_recipe
 from sae_lens_meta.reproduce import needs
 from sae_lens_meta.reproduce.cache import CachedActivations
@@ -232,18 +234,28 @@ def test_the_solo_at_equal_l2_is_the_checkpoint_nearest_to_the_joint_sae(
     run = run_of(recipe, tmp_path)
     stages.train(run)
     figures = stages.equal_l2(run)
+
+    def l2(path: Path) -> float:
+        meter = ReconstructionMeter(SAE.load_from_disk(path))
+        for batch in run.selection():
+            meter.update(batch)
+        return meter.result().normalized_l2
+
     for seed in (1, 2):
         found = figures[f"solo_equal_l2_{seed}"]
+        assert found["joint_l2"] == l2(tmp_path / "saes" / f"joint_{seed}")
         candidates = {}
-        for n, path in stages._solo_checkpoints(run, seed).items():
+        for n, path in stages._checkpoints(run, f"solo_{seed}").items():
             stages._export(path, tmp_path / "one", "cpu")
-            sae = SAE.load_from_disk(tmp_path / "one")
-            candidates[n] = stages._l2(run, sae)
+            candidates[n] = l2(tmp_path / "one")
         assert len(candidates) == 4
         distance = {n: abs(l2 - found["joint_l2"]) for n, l2 in candidates.items()}
         assert found["n_tokens"] == min(distance, key=lambda n: distance[n])
-        exported = SAE.load_from_disk(tmp_path / "saes" / f"solo_equal_l2_{seed}")
-        assert stages._l2(run, exported) == candidates[found["n_tokens"]]
+        exported = l2(tmp_path / "saes" / f"solo_equal_l2_{seed}")
+        assert exported == candidates[found["n_tokens"]] == found["l2"]
+    # the joint SAE that was calibrated since is not what the checkpoints are held against
+    stages.calibrate_all(run)
+    assert stages.equal_l2(run) == figures
 
 
 def test_matrices_are_halved_on_disk_and_thresholds_are_not(
@@ -304,7 +316,9 @@ def test_what_cannot_be_run_is_refused_before_it_starts(
     begun = ReproduceConfig(output=tmp_path / "r", stage=["cache"])
     reproduce(str(recipe), begun, console)
     changed = written(other, plain_recipe(model, seeds=[1, 3]))
-    refused(r"holds a run with seeds \[1, 2\]; the recipe now says", changed)
+    refused(r"holds a run with seeds \[1, 2\]; this one has \[1, 3\]", changed)
+    refused("with dataset 'pydoc'.* Give --dataset pydoc, or another", dataset="x.txt")
+    refused("--together takes 1 or more SAEs; got 0", together=0)
 
 
 def machine(free_gb: float, device: str = "cpu") -> Machine:
@@ -395,7 +409,7 @@ def test_a_text_that_is_too_short_is_said_before_training(
 
 
 def test_activations_that_stream_train_in_turn_and_go_on(
-    model: Path, tmp_path: Path
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the big recipes do: nothing cached, one SAE after the other, a continuation."""
     plain = plain_recipe(model, cache_activations=False, seeds=[1])
@@ -403,7 +417,24 @@ def test_activations_that_stream_train_in_turn_and_go_on(
     path = written(tmp_path, plain)
     console = Console(quiet=True)
     cfg = ReproduceConfig(output=tmp_path / "run", together=1, stage=["train"])
+    read: list[list[float]] = []
+
+    def recorded(cfg: Any, store: Any, *rest: Any) -> Any:
+        loader, seen = store.get_multi_hook_data_loader, []
+
+        def noted() -> Iterator[dict[str, torch.Tensor]]:
+            for batch in loader():
+                seen.append(float(batch[HOOK].double().sum()))
+                yield batch
+
+        store.get_multi_hook_data_loader = noted
+        read.append(seen)
+        return train_together(cfg, store, *rest)
+
+    monkeypatch.setattr("sae_lens_meta.reproduce.stages.train_together", recorded)
     figures = reproduce(str(path), cfg, console)["train"]
+    # both read the same activations in the same order, though one after the other
+    assert read[0] == read[1] and len(set(read[0])) == STEPS
     assert [figures[name]["n_steps"] for name in ("joint_1", "solo_1")] == [STEPS] * 2
     first = weights(tmp_path / "run" / "saes")
     assert set(first) == {f"{n}/sae_weights.safetensors" for n in NAMES_WITH_META}
@@ -419,10 +450,7 @@ def test_activations_that_stream_train_in_turn_and_go_on(
     second = weights(tmp_path / "run" / "saes")
     assert all(not torch.equal(first[name], second[name]) for name in first)
     assert stages["calibrate"]["joint_1"]["n_tokens"] == 2048
-    # the same activations were read for both, whichever was trained first
-    for i, name in enumerate(("joint_1", "solo_1")):
-        state = tmp_path / "run" / "checkpoints" / str(i) / f"final_{2 * STEPS * BATCH}"
-        assert (state / name / "trainer_state.pt").is_file()
+    assert read[2] == read[3] and not set(read[2]) & set(read[0])
 
 
 def test_a_stage_that_was_killed_and_those_after_it_do_not_count_as_done(
@@ -455,11 +483,37 @@ def test_a_stage_that_was_killed_and_those_after_it_do_not_count_as_done(
     cfg.stage = []
     reproduce(str(recipe), cfg, console)
     assert ran == ["calibrate", "compare", "publish"]
-    # what was prepared only is uploaded once there is where to
+    # a judge who comes later, and where to publish, take up what was left out
+    for changes, again in (
+        ({"judge_url": "http://judge", "judge_model": "x"}, ["autointerp", "publish"]),
+        ({"repo": "tests/tiny"}, ["publish"]),
+    ):
+        ran.clear()
+        reproduce(str(recipe), replace(cfg, **changes), console)
+        assert ran == again
+    # what is built on a stage that was passed over is made again
+    state = json.loads((tmp_path / "run" / "run.json").read_text())
+    del state["stages"]["train"]
+    untrained = json.dumps(state)
+    (tmp_path / "run" / "run.json").write_text(untrained)
     ran.clear()
-    cfg.repo = "tests/tiny"
     reproduce(str(recipe), cfg, console)
-    assert ran == ["publish"]
+    assert ran == ["train", "equal_l2", "calibrate", "compare", "publish"]
+
+    # the memory that training takes matters to no other stage
+    (tmp_path / "run" / "checkpoints" / "0" / "1").mkdir(parents=True)
+    monkeypatch.setattr("sae_lens_meta.reproduce.needs.sae_gb", lambda *_: 1e3)
+    cfg.stage = ["compare"]
+    ran.clear()
+    reproduce(str(recipe), cfg, console)
+    assert ran == ["compare"]
+    cfg.stage = []
+    (tmp_path / "run" / "run.json").write_text(untrained)
+    with pytest.raises(ValueError, match="Training one SAE.* takes 100"):
+        reproduce(str(recipe), cfg, console)
+    cfg.together = 1
+    with pytest.raises(ValueError, match="begun with 4 SAEs.* Leave out --together"):
+        reproduce(str(recipe), cfg, console)
 
 
 def test_training_selection_and_comparison_read_different_documents(

@@ -104,13 +104,14 @@ class CachedActivations:
         for group in self._groups():
             n_whole = self._n_whole(group)
             if self.n_served < n_passed + n_whole:
-                rows = torch.cat([load_file(path)["activations"] for path in group])
+                rows = _read(group)
                 seed = self.seed * len(self.shards) + n_passed
                 order = torch.randperm(len(rows), generator=_generator(seed))
                 for start in range(self.n_served - n_passed, n_whole, self.batch_size):
                     self.n_served += self.batch_size
                     chosen = order[start : start + self.batch_size]
                     yield {self.hook: rows[chosen].float()}
+                del rows  # before the next are read
             n_passed += n_whole
         raise ValueError(
             f"All {self.n_in_batches:,} cached tokens that fill batches are used up."
@@ -157,6 +158,18 @@ def _shards(folder: Path) -> list[Path]:
 def _n_tokens(shard: Path) -> int:
     with safe_open(shard, framework="pt") as file:
         return file.get_slice("activations").get_shape()[0]
+
+
+def _read(shards: list[Path]) -> torch.Tensor:
+    """Their rows `[tokens, d_in]`, of which there are never two copies."""
+    first = load_file(shards[0])["activations"]
+    rows = first.new_empty(sum(map(_n_tokens, shards)), first.shape[1])
+    start = 0
+    for path in shards:
+        part = load_file(path)["activations"]
+        rows[start : start + len(part)] = part
+        start += len(part)
+    return rows
 
 
 def _generator(seed: int) -> torch.Generator:

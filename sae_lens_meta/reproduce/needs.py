@@ -1,6 +1,7 @@
 """What a recipe takes of disk, memory and time, from rates measured on this machine."""
 
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from math import ceil
@@ -18,7 +19,8 @@ BYTES = 4  # float32
 # what a step holds beside them, in matrices of batch x d_sae: the sparse pass none, the dense
 # one pre-activations, codes, their gradients, and the mask of those selected
 DENSE_MATRICES = 6
-# seconds of a step over those of its products, at the most, in benchmarks/step.py on CPU
+# seconds of a step over those of its products, at the most, in benchmarks/step.py on CPU,
+# but for Gemma's shape in small batches, which took 3.1 beside other jobs
 SPARSE_STEP, META_STEP = 2.7, 3.1
 # of the dense pass six products, and half of the rate that one product reaches by itself
 DENSE_STEP = 12.0
@@ -189,8 +191,13 @@ def _hours(
     }
 
 
-def check_needs(needs: Needs, folder: Path) -> None:
+def check_needs(needs: Needs, folder: Path, free: float) -> None:
     """
+    Args:
+        needs: of the recipe.
+        folder: that the run writes to.
+        free: GB of the host's memory, before the language model is loaded.
+
     Raises:
         ValueError: if the disk, or the host's memory for a comparison, is too small; whether
             training fits is `in_groups`'s to say.
@@ -202,7 +209,6 @@ def check_needs(needs: Needs, folder: Path) -> None:
             f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
             f"and {free_disk:.1f} GB are free. Give another --output."
         )
-    free = psutil.virtual_memory().available / GB
     if needs.comparing_gb > free:
         raise ValueError(
             f"Comparing the SAEs takes {needs.comparing_gb:.1f} GB of memory; {free:.1f} GB are "
@@ -215,6 +221,16 @@ def free_memory_gb(device: str) -> float:
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / GB
     return psutil.virtual_memory().available / GB
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has taken so far."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / GB
+    import resource  # which Windows lacks
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / GB
 
 
 def measured_rate(recipe: Recipe, device: str) -> float:

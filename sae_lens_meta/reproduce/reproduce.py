@@ -1,7 +1,6 @@
 """One command from a recipe to a release, by stages that can be resumed."""
 
 import json
-import resource
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,6 +21,7 @@ from sae_lens_meta.reproduce.needs import (
     in_groups,
     measured_rate,
     needs_table,
+    peak_memory_gb,
 )
 from sae_lens_meta.reproduce.rehearsal import rehearsed
 from sae_lens_meta.reproduce.run import Run
@@ -43,7 +43,7 @@ class ReproduceConfig:
             architecture, and take little of everything.
         dataset (str | None): The text, in the place of the recipe's.
         together (int | None): SAEs to train in one pass, at most; by default as many as fit into
-            memory by our estimate.
+            memory by our estimate. Settled once training has begun.
         device (str): Of the model and the SAEs.
         judge_url (str | None): Of autointerp, for instance http://127.0.0.1:8000/v1.
         judge_model (str | None): Its name there.
@@ -76,37 +76,25 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
 
     Raises:
         ValueError: if there is no such recipe or stage, the folder holds a run of another
-            recipe, a stage comes before one it builds on, or disk or memory are too small.
+            recipe, the model or the text cannot be had, a stage comes before one it builds
+            on, a training that has ended is asked for, there is no judge, or disk or memory
+            are too small.
+        JudgeError, LimitReached: as `autointerp`.
+        PublishError: as `publish`.
     """
-    recipe = load_recipe(name)
-    if cfg.rehearse and cfg.repo:
-        raise ValueError("A rehearsal is never published. Leave out --repo.")
-    if cfg.rehearse:
-        recipe = rehearsed(recipe, cfg.dataset or PYDOC)
-    elif cfg.dataset:
-        recipe = recipe.model_copy(update={"dataset": cfg.dataset})
-    kind = "rehearsals" if cfg.rehearse else "runs"
-    folder = cfg.output or Path(kind) / recipe.release
-    run = Run(
-        recipe,
-        folder,
-        cfg.device,
-        cfg.rehearse,
-        judge_url=cfg.judge_url,
-        judge_model=cfg.judge_model,
-        repo=cfg.repo,
-    )
+    run = _asked(load_recipe(name), cfg)
     known = stages_of(run)
     if unknown := [stage for stage in cfg.stage if stage not in known]:
         raise ValueError(
-            f"The recipe of {recipe.release!r} has no stage {unknown[0]!r}. It has: "
+            f"The recipe of {run.recipe.release!r} has no stage {unknown[0]!r}. It has: "
             f"{', '.join(known)}."
         )
-    state = _claimed(folder, recipe, cfg.rehearse)
+    state = _claimed(run.folder, run.recipe, cfg.rehearse)
     todo = _todo(run, cfg, known, state, console)
     if set(todo) - {"publish"}:
-        groups = _planned(run, cfg.together, state.plan.get("groups"), console)
-        state.plan["groups"] = groups
+        trains = not set(todo).isdisjoint(("train", "continue"))
+        groups = state.plan.get("groups")
+        state.plan["groups"] = _planned(run, cfg.together, groups, trains, console)
         state.save()
     run.groups = state.plan.get("groups", [])
     for stage in todo:
@@ -120,8 +108,30 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
         figures = STAGES[stage](run)
         state.stages[stage] = figures | _taken(start, cfg.device)
         state.save()
-    console.print(f"Done: {', '.join(state.stages)}. Everything is in {folder}.")
+    console.print(f"Done: {', '.join(state.stages)}. Everything is in {run.folder}.")
     return state.stages
+
+
+def _asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
+    """The run of a recipe that is asked for."""
+    if cfg.rehearse and cfg.repo:
+        raise ValueError("A rehearsal is never published. Leave out --repo.")
+    if cfg.rehearse:
+        recipe = rehearsed(recipe, cfg.dataset or PYDOC)
+    elif cfg.dataset:
+        recipe = recipe.model_copy(update={"dataset": cfg.dataset})
+    if cfg.together is not None and cfg.together < 1:
+        raise ValueError(f"--together takes 1 or more SAEs; got {cfg.together}.")
+    kind = "rehearsals" if cfg.rehearse else "runs"
+    return Run(
+        recipe,
+        cfg.output or Path(kind) / recipe.release,
+        cfg.device,
+        cfg.rehearse,
+        judge_url=cfg.judge_url,
+        judge_model=cfg.judge_model,
+        repo=cfg.repo,
+    )
 
 
 @dataclass
@@ -149,9 +159,10 @@ def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
     found = json.loads(path.read_text())
     for key, value in plain.items():
         if found["recipe"].get(key) != value:
+            same = f"--dataset {found['recipe'][key]}, or " if key == "dataset" else ""
             raise ValueError(
-                f"{folder} holds a run with {key} {found['recipe'].get(key)!r}; the recipe now "
-                f"says {value!r}. Give another --output, or delete it."
+                f"{folder} holds a run with {key} {found['recipe'].get(key)!r}; this one has "
+                f"{value!r}. Give {same}another --output, or delete it."
             )
     return _State(path, plain, found["plan"], found["stages"])
 
@@ -165,22 +176,29 @@ def _todo(
     Raises:
         ValueError: if one is not to be run now.
     """
-    done = set(state.stages)
-    if run.repo and not state.stages.get("publish", {}).get("uploaded"):
-        done.discard("publish")  # it was prepared only
-    todo = [s for s in known if s in cfg.stage or not (cfg.stage or s in done)]
-    has_judge = run.is_rehearsal or (run.judge_url and run.judge_model)
-    if "autointerp" in todo and not has_judge:
-        if cfg.stage:
+    done = dict(state.stages)
+    published = done.get("publish", {})
+    if run.repo and (published.get("repo"), published.get("uploaded")) != (
+        run.repo,
+        True,
+    ):
+        done.pop("publish", None)  # it was prepared only, or went elsewhere
+    if not (run.is_rehearsal or (run.judge_url and run.judge_model)):
+        if "autointerp" in cfg.stage:
             raise ValueError(
                 "The stage autointerp asks a judge: give --judge_url and --judge_model, for "
                 "instance of a vLLM server."
             )
-        todo.remove("autointerp")
-        console.print(
-            "autointerp is left out: it takes --judge_url and --judge_model, and then --stage "
-            "autointerp publish."
-        )
+        if not cfg.stage and "autointerp" not in done:
+            console.print(
+                "autointerp is left out: it takes --judge_url and --judge_model."
+            )
+        known = [stage for stage in known if stage != "autointerp"]
+    undone = [known.index(stage) for stage in known if stage not in done]
+    if cfg.stage:
+        todo = [stage for stage in known if stage in cfg.stage]
+    else:
+        todo = known[min(undone) :] if undone else []
     for stage in todo:
         if stage in ("train", "continue") and stage in state.stages:
             raise ValueError(
@@ -197,7 +215,11 @@ def _todo(
 
 
 def _planned(
-    run: Run, together: int | None, groups: list[list[str]] | None, console: Console
+    run: Run,
+    together: int | None,
+    groups: list[list[str]] | None,
+    trains: bool,
+    console: Console,
 ) -> list[list[str]]:
     """
     Which SAEs are trained in one pass; shows what the run takes.
@@ -206,7 +228,8 @@ def _planned(
         ValueError: if something is missing, or a training that has begun no longer fits.
     """
     recipe = run.recipe
-    free = free_memory_gb(run.device)
+    # before the language model is loaded
+    free, free_on_host = free_memory_gb(run.device), free_memory_gb("cpu")
     _check_to_be_had(run)
     machine = Machine(
         device=run.device,
@@ -216,18 +239,22 @@ def _planned(
         lm_weights=sum(p.numel() for p in run.model.parameters()),
         lm_bytes=next(run.model.parameters()).element_size(),
     )
-    fitting = in_groups(recipe, machine, together)
-    has_begun = any(run.checkpoints.glob("*/*"))
-    if groups is None or not has_begun:
-        groups = fitting
+    if groups is None or not any(run.checkpoints.glob("*/*")):
+        groups = in_groups(recipe, machine, together)
+    elif together is not None and together < len(groups[0]):
+        raise ValueError(
+            f"Training has begun with {len(groups[0])} SAEs in one pass. Leave out --together, "
+            f"or delete {run.checkpoints} to begin again."
+        )
+    elif trains and len(in_groups(recipe, machine)[0]) < len(groups[0]):
+        raise ValueError(
+            f"Training has begun with {len(groups[0])} SAEs in one pass, for which "
+            f"{free:.1f} GB of memory are too little. Free memory, or delete "
+            f"{run.checkpoints} to begin again."
+        )
     needs = estimate(recipe, groups, machine)
     console.print(needs_table(recipe, needs, groups, machine))
-    if len(groups[0]) > len(fitting[0]):
-        raise ValueError(
-            f"Training has begun with {len(groups[0])} SAEs in one pass, of which {run.device} "
-            f"holds {len(fitting[0])} now. Free memory, or delete {run.checkpoints}."
-        )
-    check_needs(needs, run.folder)
+    check_needs(needs, run.folder, free_on_host)
     return groups
 
 
@@ -237,20 +264,19 @@ def _check_to_be_had(run: Run) -> None:
         _ = run.model
         load_text(run.recipe.dataset, 1)
     except (OSError, DatasetsError) as error:
-        hint = ""
+        hint = "Give another text with --dataset."
         if run.recipe.rehearsal and not run.is_rehearsal:
-            hint = " --rehearse runs the recipe without them."
+            hint += " --rehearse runs the recipe without its model."
         raise ValueError(
             f"The model {run.recipe.model!r} or the text {run.recipe.dataset!r} cannot be had: "
-            f"{error}.{hint}"
+            f"{str(error).rstrip('.')}. {hint}"
         ) from error
 
 
 def _taken(start: float, device: str) -> Figures:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     taken: Figures = {
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_memory_gb_so_far": round(peak / 1e9, 2),
+        "peak_memory_gb_so_far": round(peak_memory_gb(), 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
     if torch.device(device).type == "cuda":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -59,9 +60,10 @@ def _train_until(run: Run, n_tokens: int) -> Figures:
                 run.held_out_metadata(),
             )
         except torch.OutOfMemoryError as error:
+            fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
             raise ValueError(
-                f"{run.device} is too small for {len(group)} SAEs in one pass. Give --together "
-                f"{max(1, len(group) - 1)}, and delete {run.checkpoints} if there is one."
+                f"{run.device} is too small for {len(group)} SAEs in one pass. "
+                + (fewer if len(group) > 1 else "Take one with more memory.")
             ) from error
         figures[", ".join(group)] = asdict(found)
     return figures
@@ -71,14 +73,13 @@ def equal_l2(run: Run) -> Figures:
     """Exports of each solo training the checkpoint whose L2 is nearest to the joint SAE's."""
     figures = {}
     for seed, target in zip(run.recipe.seeds, run.paths(EQUAL_L2), strict=True):
-        joint = SAE.load_from_disk(run.saes / f"{JOINT}_{seed}", run.device)
-        wanted = _l2(run, joint)
-        found = {}
-        for n_tokens, path in _solo_checkpoints(run, seed).items():
-            _export(path, target, run.device)
-            found[n_tokens] = _l2(run, SAE.load_from_disk(target, run.device))
+        # all as they were exported, before any is calibrated
+        joint = _checkpoints(run, f"{JOINT}_{seed}")
+        wanted = _l2(run, joint[max(joint)])
+        solo = _checkpoints(run, f"{SOLO}_{seed}")
+        found = {n_tokens: _l2(run, path) for n_tokens, path in solo.items()}
         nearest = min(found, key=lambda n: abs(found[n] - wanted))
-        _export(_solo_checkpoints(run, seed)[nearest], target, run.device)
+        _export(solo[nearest], target, run.device)
         figures[target.name] = {
             "joint_l2": wanted,
             "l2": found[nearest],
@@ -87,8 +88,8 @@ def equal_l2(run: Run) -> Figures:
     return figures
 
 
-def _solo_checkpoints(run: Run, seed: int) -> dict[int, Path]:
-    name = f"{SOLO}_{seed}"
+def _checkpoints(run: Run, name: str) -> dict[int, Path]:
+    """Those of an SAE, by tokens; of a joint one only the last has weights."""
     (group,) = (i for i, names in enumerate(run.groups) if name in names)
     checkpoints = finished_checkpoints(run.checkpoints / str(group))
     return {n: checkpoints[n] / name for n in sorted(checkpoints)}
@@ -101,8 +102,10 @@ def _export(checkpoint: Path, target: Path, device: str) -> None:
     sae.save_inference_model(target)
 
 
-def _l2(run: Run, sae: SAE[Any]) -> float:
-    meter = ReconstructionMeter(sae)
+def _l2(run: Run, checkpoint: Path) -> float:
+    with TemporaryDirectory(dir=run.folder) as folder:
+        _export(checkpoint, Path(folder), run.device)
+        meter = ReconstructionMeter(SAE.load_from_disk(folder, run.device))
     for batch in run.selection():
         meter.update(batch)
     return meter.result().normalized_l2

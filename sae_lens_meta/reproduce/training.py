@@ -71,6 +71,9 @@ def train_together(
             ones the solo SAEs' weights are kept.
         output: folder that receives the exported SAEs.
         held_out: documents kept from the training, for the SAEs' metadata.
+
+    Raises:
+        ValueError: if the activations end before the training does.
     """
     saes = {
         name: MetaTrainingSAE(_sae_config(cfg, name, held_out)) for name in cfg.saes
@@ -194,10 +197,10 @@ class _Timer:
         for batch in self.batches:
             begun = time.perf_counter()
             self.reading.append(begun - start)
+            self.bar.update(self.batch_size)  # nobody comes back after the last
             yield batch
             start = time.perf_counter()
             self.steps.append(start - begun)
-            self.bar.update(self.batch_size)
 
     def figures(self, moved: dict[str, float]) -> TrainingFigures:
         def median(values: list[float]) -> float:
