@@ -82,7 +82,7 @@ def candidate(latent: int) -> CandidateWithContexts:
     ]
     contexts = [Contexts(p.latent, [peak(latent % 90 + 3, 2.0)] * 5) for p in parts]
     return CandidateWithContexts(
-        SplitCandidate(latent, 100 + latent, parts),
+        SplitCandidate(latent, 100 + latent, parts, 0.1 * (latent % 3)),
         Contexts(latent, [peak(latent % 90, 4.0)] * 5),
         contexts,
     )

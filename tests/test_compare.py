@@ -184,6 +184,8 @@ def test_splitting_contexts_show_where_the_latents_fire(
         for part in entry.candidate.parts:
             both = fires["solo_0"][:, latent] & fires["joint"][:, part.latent]
             assert part.covers == pytest.approx(both.sum() / entry.candidate.fired)
+        a, b = (fires["joint"][:, p.latent] for p in entry.candidate.parts[:2])
+        assert entry.candidate.parts_phi == pytest.approx(np.corrcoef(a, b)[0, 1])
         for contexts in (entry.contexts, *entry.part_contexts):
             assert contexts.peaks
             for peak in contexts.peaks:

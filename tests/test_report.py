@@ -138,10 +138,15 @@ def test_candidates_are_paged_searched_sorted_and_opened(page: Any) -> None:
     assert page.find_element(By.ID, "count").text == "25 of 1000"
     page.find_element(By.ID, "more").click()
     assert len(candidates(page)) == 50
-    page.execute_script(
-        "const s = document.getElementById('sort'); s.value = 'fired';"
+    sort = (
+        "const s = document.getElementById('sort'); s.value = arguments[0];"
         "s.dispatchEvent(new Event('change'))"
     )
+    page.execute_script(sort, "split")  # duplicates last
+    first = [shown.text for shown in candidates(page)[:2]]
+    assert first[0].startswith("Solo 0,") and first[1].startswith("Solo 3,")
+    assert first[0].endswith("between them 0.00")
+    page.execute_script(sort, "fired")
     assert candidates(page)[0].text.startswith("Solo 999, 1099 tokens")
     search = page.find_element(By.ID, "search")
     search.send_keys("word42 word43")

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.splitting import splitting_candidates
+from sae_lens_meta.evaluation.splitting import splitting_candidates, with_parts_phi
 
 N = 2000
 
 
 @pytest.fixture
-def counter() -> CooccurrenceCounter:
+def firings() -> tuple[torch.Tensor, torch.Tensor]:
     """
     Solo latent 3 is split into joint latents 1 and 5, exclusive and covering 60 and 40 %;
     latent 0 has one counterpart, 4; latent 2 is split too, but seen on 20 tokens.
@@ -28,8 +28,13 @@ def counter() -> CooccurrenceCounter:
     solo[:20, 2] = True
     joint[:10, 6] = True
     joint[10:20, 7] = True
+    return solo, joint
+
+
+@pytest.fixture
+def counter(firings: tuple[torch.Tensor, torch.Tensor]) -> CooccurrenceCounter:
     counter = CooccurrenceCounter(6, 8)
-    counter.update(solo, joint)
+    counter.update(*firings)
     return counter
 
 
@@ -44,6 +49,22 @@ def test_the_latent_that_was_split_comes_first_with_its_parts(
     by_hand = (N * 60 - 100 * 60) / (100 * (N - 100) * 60 * (N - 60)) ** 0.5
     assert first.parts[0].phi == pytest.approx(by_hand, rel=1e-5)
     assert second.parts[1].phi < 0.2, "one counterpart is no split"
+
+
+def test_parts_that_fire_on_the_same_tokens_are_told_from_a_split(
+    firings: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Joint latent 2 becomes a copy of 4, so that solo latent 0 has two counterparts."""
+    solo, joint = firings
+    joint[:, 2] = joint[:, 4]
+    between, within = CooccurrenceCounter(6, 8), CooccurrenceCounter(8)
+    between.update(solo, joint)
+    within.update(joint)
+    copied, split = with_parts_phi(splitting_candidates(between, 2), within)
+    assert (copied.latent, split.latent) == (0, 3)
+    assert copied.parts_phi == pytest.approx(1)
+    by_hand = -60 * 40 / (60 * (N - 60) * 40 * (N - 40)) ** 0.5
+    assert split.parts_phi == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_latents_seen_too_rarely_are_left_out(counter: CooccurrenceCounter) -> None:

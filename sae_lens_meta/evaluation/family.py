@@ -35,7 +35,11 @@ from sae_lens_meta.evaluation.passes import Job, Tally, load_counter
 from sae_lens_meta.evaluation.phi import phi_histogram, summarize_phi
 from sae_lens_meta.evaluation.phi_by_rate import phi_by_rate
 from sae_lens_meta.evaluation.source import ActivationSource
-from sae_lens_meta.evaluation.splitting import SplitCandidate, splitting_candidates
+from sae_lens_meta.evaluation.splitting import (
+    SplitCandidate,
+    splitting_candidates,
+    with_parts_phi,
+)
 from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
 from sae_lens_meta.hashing import file_sha256
 
@@ -154,24 +158,26 @@ class Family:
         self, job: Job, n_candidates: int, n_tokens: int
     ) -> list[CandidateWithContexts]:
         """Latents of the job's first SAE that its second seems to split, and where they fire."""
-        assert job.other is not None
-        candidates = self._once(
-            "splitting",
-            list[SplitCandidate],
-            lambda: splitting_candidates(
-                load_counter(self.progress, job), n_candidates
-            ),
-        )
+        other = job.other
+        assert other is not None
+
+        def find() -> list[SplitCandidate]:
+            counter = load_counter(self.progress, job)
+            found = splitting_candidates(counter, n_candidates)
+            del counter  # it may take as much memory as there is
+            return with_parts_phi(found, self._tally(other).counter)
+
+        candidates = self._once("splitting", list[SplitCandidate], find)
         wanted = {
             job.sae: [candidate.latent for candidate in candidates],
-            job.other: sorted({p.latent for c in candidates for p in c.parts}),
+            other: sorted({p.latent for c in candidates for p in c.parts}),
         }
         peaks = self._once(
             "contexts",
             dict[str, dict[int, list[Peak]]],
             lambda: self._peaks(wanted, n_tokens),
         )
-        of_solo, of_joint = peaks[job.sae], peaks[job.other]
+        of_solo, of_joint = peaks[job.sae], peaks[other]
         return [
             CandidateWithContexts(
                 candidate,

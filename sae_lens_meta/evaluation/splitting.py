@@ -1,11 +1,11 @@
 """Latents of one SAE that seem to be split into several of another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import top_partners
+from sae_lens_meta.evaluation.phi import phi_rows, top_partners
 
 MIN_FIRED = 30  # tokens, below which a phi is mostly noise
 
@@ -38,11 +38,14 @@ class SplitCandidate:
         fired: tokens it fires on.
         parts: latents of the second SAE by phi, highest first, the second of which ranks
             the candidates: a latent with a single counterpart has none to speak of.
+        parts_phi: phi between the first two parts, near 0 or below where the latent is split
+            and near 1 where they are duplicates; None before `with_parts_phi`.
     """
 
     latent: int
     fired: int
     parts: list[Part]
+    parts_phi: float | None = None
 
 
 def splitting_candidates(
@@ -71,6 +74,24 @@ def splitting_candidates(
         _candidate(counter, int(latent), partners.latents[latent], partners.phi[latent])
         for latent in order[: min(n_candidates, int(measurable.sum()))]
     ]
+
+
+def with_parts_phi(
+    candidates: list[SplitCandidate], counter: CooccurrenceCounter
+) -> list[SplitCandidate]:
+    """
+    The candidates, and how their parts go together.
+
+    Args:
+        candidates: of `splitting_candidates`.
+        counter: counts within the second SAE.
+    """
+    found = []
+    for candidate in candidates:
+        first, second = (part.latent for part in candidate.parts[:2])
+        phi = phi_rows(counter, first, first + 1)[0, second]
+        found.append(replace(candidate, parts_phi=float(phi)))
+    return found
 
 
 def _candidate(
