@@ -1,13 +1,11 @@
 """`sae-lens-meta compare` from the command line to its files, on a small model."""
 
-import functools
 import itertools
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import torch
 from sae_lens import SAE
 
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation import evaluate
 from sae_lens_meta.evaluation.comparison import PHI, Comparison
 from sae_lens_meta.evaluation.matching import match_latents
 from sae_lens_meta.evaluation.source import SourceConfig, load_source
@@ -26,18 +23,10 @@ from tests.tiny_llama import CONTEXT, save_tiny_llama, save_trained
 
 TOKENS, MIN_FIRED = 8192, 30
 SOURCE = ["--tokens", str(TOKENS), "--context_size", str(CONTEXT)]
-FAST = ["--ce_tokens", "2048", "--n_candidates", "5"]
+# what meta SAEs explain is tested elsewhere, and here they would take most of the time
+FAST = ["--ce_tokens", "2048", "--n_candidates", "5", "--meta_steps", "20"]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_meta_fits() -> Iterator[None]:
-    """What they explain is tested elsewhere, and here they would take most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        short = functools.partial(evaluate.meta_explained_variance, n_steps=20)
-        patch.setattr(evaluate, "meta_explained_variance", short)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -203,12 +192,9 @@ def test_the_json_has_a_schema_and_the_report_is_beside_it(output: Path) -> None
 
 
 KILLED = """
-import functools, os, signal, sys
+import os, signal, sys
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation import evaluate, passes
-evaluate.meta_explained_variance = functools.partial(
-    evaluate.meta_explained_variance, n_steps=20
-)
+from sae_lens_meta.evaluation import passes
 passes.SAVE_EVERY_SECONDS = 0
 update, n = passes.Tally.update, 0
 def dying(*args):

@@ -50,15 +50,16 @@ def test_a_rehearsal_runs_every_stage_for_three_cycles(tmp_path: Path) -> None:
         "publish",
     ]  # fmt: skip
     # three cycles of five primary steps, and the step that the last meta phase begins
-    n_steps = 3 * 5 + 1
-    for stage, n_seen in (("train", n_steps), ("continue", 2 * n_steps)):
+    n_seen = 0
+    for stage, n_steps in (("train", 3 * 5 + 1), ("continue", 5)):
+        n_seen += n_steps
         (figures,) = (v for k, v in stages[stage].items() if "joint" in k)
         assert figures["n_steps"] == n_steps
         assert figures["moved"]["joint_1"] > 0.01
         folder = tmp_path / "out" / "checkpoints" / "0" / f"final_{n_seen * 128}"
         assert folder.is_dir()
     state = load_file(folder / "joint_1" / "sae_weights.safetensors")
-    assert int(state["meta_sae.adam_step"]) == 2 * ((2 * n_steps - 1) // 5)
+    assert int(state["meta_sae.adam_step"]) == 2 * ((n_seen - 1) // 5)
     assert stages["publish"]["uploaded"] is False
     card = (tmp_path / "out" / "publish" / "README.md").read_text()
     assert "base_model: random weights, no/such/model" in card

@@ -27,6 +27,7 @@ from sae_lens_meta.evaluation.entries import (
     named_entries,
     variants,
 )
+from sae_lens_meta.evaluation.evaluate import META_STEPS
 from sae_lens_meta.evaluation.family import Family
 from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
@@ -65,6 +66,8 @@ class CompareConfig:
         n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
             latents of two SAEs, which takes 4 bytes for each.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
+        meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder; by default
+            SAEBench's.
     """
 
     joint: list[Path] = _paths()
@@ -75,6 +78,7 @@ class CompareConfig:
     min_fired: int = 30
     n_candidates: int = 100
     max_memory_gb: float = 8.0
+    meta_steps: int = META_STEPS
 
 
 def compare(
@@ -125,7 +129,9 @@ def compare(
     family = Family(saes, source, progress, solo)
     latents = family.compared_latents(cfg.min_fired)
     found = {
-        e.name: family.result(e, variant[e.id], latents[e.id], cfg.ce_tokens)
+        e.name: family.result(
+            e, variant[e.id], latents[e.id], cfg.ce_tokens, cfg.meta_steps
+        )
         for e in entries
     }
     comparison = _new_comparison(cfg, source_cfg, saes[solo])

@@ -28,6 +28,7 @@ from sae_lens_meta.evaluation.source import CONTEXTS_PER_BATCH, ActivationSource
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
+META_STEPS = 1500
 _RUNS = ("without_sae", "with_sae", "with_ablation")  # as SAELens names them
 T = TypeVar("T")
 
@@ -107,28 +108,28 @@ def evaluate(
     meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
     for batch in source.stream(sae, n_tokens):
         counter.update(meter.update(batch.activations))
-    return evaluation_of(name, sae, meter, counter, source, n_ce_tokens)
+    # SAELens would begin the text again where it ends
+    cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
+    decoder = summarize_decoder(sae.W_dec)  # type: ignore[arg-type]
+    return evaluation_of(name, meter, counter, cost, decoder)
 
 
 def evaluation_of(
     name: str,
-    sae: SAE[Any],
     meter: ReconstructionMeter,
     counter: CooccurrenceCounter,
-    source: ActivationSource,
-    n_ce_tokens: int,
+    cost: ModelCost,
+    decoder: DecoderSummary,
 ) -> Evaluation:
-    """The figures of `sae` after a stream went through `meter` and `counter`."""
-    reconstruction = meter.result()
+    """The figures of an SAE after a stream went through `meter` and `counter`."""
     return Evaluation(
         name=name,
-        d_sae=sae.cfg.d_sae,
+        d_sae=counter.d_a,
         sae_lens_version=__version__,
-        reconstruction=reconstruction,
-        # SAELens would begin the text again where it ends
-        model_cost=model_cost(sae, source, min(n_ce_tokens, reconstruction.n_tokens)),
+        reconstruction=meter.result(),
+        model_cost=cost,
         phi=summarize_phi(counter),
-        decoder=summarize_decoder(sae.W_dec),  # type: ignore[arg-type]
+        decoder=decoder,
     )
 
 
@@ -167,14 +168,22 @@ def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelC
     )
 
 
-def summarize_decoder(W_dec: torch.Tensor) -> DecoderSummary:
-    """Geometry of the decoder rows `[d_sae, d_in]`, and how well they are meta-reconstructed."""
+def summarize_decoder(
+    W_dec: torch.Tensor, meta_steps: int = META_STEPS
+) -> DecoderSummary:
+    """
+    Geometry of the decoder rows, and how well they are meta-reconstructed.
+
+    Args:
+        W_dec: `[d_sae, d_in]`.
+        meta_steps: Adam steps of each of the six meta SAEs that are fitted to it.
+    """
     geometry = decoder_geometry(W_dec)
     explained = {}
     for ratio in META_WIDTH_RATIOS:
         width = max(META_K, round(ratio * len(W_dec)))
         explained[f"{ratio:.2f}"] = [
-            meta_explained_variance(W_dec, width, META_K, seed=seed)
+            meta_explained_variance(W_dec, width, META_K, meta_steps, seed=seed)
             for seed in META_SEEDS
         ]
     return DecoderSummary(

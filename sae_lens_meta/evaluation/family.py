@@ -20,7 +20,13 @@ from sae_lens_meta.evaluation.comparison import (
 )
 from sae_lens_meta.evaluation.differences import Resampled, resample
 from sae_lens_meta.evaluation.entries import Entry
-from sae_lens_meta.evaluation.evaluate import Evaluation, evaluation_of
+from sae_lens_meta.evaluation.evaluate import (
+    DecoderSummary,
+    ModelCost,
+    evaluation_of,
+    model_cost,
+    summarize_decoder,
+)
 from sae_lens_meta.evaluation.geometry import decoder_geometry
 from sae_lens_meta.evaluation.histograms import (
     COSINE_BINS,
@@ -109,18 +115,22 @@ class Family:
         return masks
 
     def result(
-        self, entry: Entry, variant: str, compared: np.ndarray, ce_tokens: int
+        self,
+        entry: Entry,
+        variant: str,
+        compared: np.ndarray,
+        ce_tokens: int,
+        meta_steps: int,
     ) -> tuple[ComparedSAE, Resampled]:
         """All figures of one SAE, and those of half samples; of the reference first."""
         name = entry.id
-        sae, tally = self.saes[name], self._tally(name)
+        sae = self.saes[name]
+        # before the pair counts are loaded, which may take as much memory as there is
+        cost, decoder = self._cost(name, ce_tokens), self._decoder(name, meta_steps)
+        tally = self._tally(name)
         training = sae.cfg.metadata.training_architecture_details or {}
-        evaluation = self._once(
-            f"{name} evaluation",
-            Evaluation,
-            lambda: evaluation_of(
-                entry.name, sae, tally.meter, tally.counter, self.source, ce_tokens
-            ),
+        evaluation = evaluation_of(
+            entry.name, tally.meter, tally.counter, cost, decoder
         )
         by_rate = phi_by_rate(tally.counter, compared)
         if name == self.reference:
@@ -153,6 +163,24 @@ class Family:
             for label, values in resampled.items()
         }
         return result, resampled
+
+    def _cost(self, name: str, ce_tokens: int) -> ModelCost:
+        _, n_tokens = Tally.load_fired(self.progress / name)
+        # SAELens would begin the text again where it ends
+        n_tokens = min(ce_tokens, n_tokens)
+        return self._once(
+            f"{name} cost",
+            ModelCost,
+            lambda: model_cost(self.saes[name], self.source, n_tokens),
+        )
+
+    def _decoder(self, name: str, meta_steps: int) -> DecoderSummary:
+        W_dec: Any = self.saes[name].W_dec
+        return self._once(
+            f"{name} decoder",
+            DecoderSummary,
+            lambda: summarize_decoder(W_dec, meta_steps),
+        )
 
     def splitting(
         self, job: Job, n_candidates: int, n_tokens: int

@@ -29,7 +29,8 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
     """
     `recipe` with as many steps as its rehearsal has cycles, on `dataset`, one seed of each.
 
-    A meta phase runs at the start of the step after its cycle: hence one step more.
+    A meta phase runs at the start of the step after its cycle: hence one step more. A
+    continuation has one cycle.
 
     Raises:
         ValueError: if the recipe says nothing of how to rehearse it.
@@ -39,7 +40,8 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
         raise ValueError(
             f"The recipe of {recipe.release!r} has no rehearsal: its model can be had."
         )
-    steps = how.cycles * recipe.joint.primary_steps_per_cycle + 1
+    cycle = recipe.joint.primary_steps_per_cycle
+    steps = how.cycles * cycle + 1
     runner = {
         "training_tokens": steps * how.batch,
         "train_batch_size_tokens": how.batch,
@@ -54,10 +56,11 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
             "held_out": HeldOut(compare=DOCUMENTS, select=DOCUMENTS),
             "seeds": recipe.seeds[:1],
             "runner": recipe.runner | runner,
-            "continue_tokens": recipe.continue_tokens and steps * how.batch,
+            "continue_tokens": recipe.continue_tokens and cycle * how.batch,
             "calibrate_tokens": how.tokens,
             "compare_tokens": how.tokens,
-            "compare": {"ce_tokens": 1024, "min_fired": 1} | how.compare,
+            "compare": {"ce_tokens": 1024, "min_fired": 1, "meta_steps": 20}
+            | how.compare,
             "autointerp": FEW_WINDOWS,
         }
     )
