@@ -1,5 +1,7 @@
 """The stages of a recipe, each going on where an earlier call of it was killed."""
 
+import functools
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,15 +79,22 @@ def equal_l2(run: Run) -> Figures:
         joint = _checkpoints(run, f"{JOINT}_{seed}")
         wanted = _l2(run, joint[max(joint)])
         solo = _checkpoints(run, f"{SOLO}_{seed}")
-        found = {n_tokens: _l2(run, path) for n_tokens, path in solo.items()}
-        nearest = min(found, key=lambda n: abs(found[n] - wanted))
-        _export(solo[nearest], target, run.device)
-        figures[target.name] = {
-            "joint_l2": wanted,
-            "l2": found[nearest],
-            "n_tokens": nearest,
-        }
+        n_tokens, l2 = _nearest(run, solo, wanted)
+        _export(solo[n_tokens], target, run.device)
+        figures[target.name] = {"joint_l2": wanted, "l2": l2, "n_tokens": n_tokens}
     return figures
+
+
+def _nearest(
+    run: Run, checkpoints: dict[int, Path], wanted: float
+) -> tuple[int, float]:
+    """Tokens and L2 of the checkpoint nearest to `wanted`, given that L2 falls with training."""
+    l2 = functools.cache(lambda n_tokens: _l2(run, checkpoints[n_tokens]))
+    tokens = list(checkpoints)
+    place = bisect_left(tokens, -wanted, key=lambda n: -l2(n))
+    around = tokens[max(place - 1, 0) : place + 1]
+    nearest = min(around, key=lambda n: abs(l2(n) - wanted))
+    return nearest, l2(nearest)
 
 
 def _checkpoints(run: Run, name: str) -> dict[int, Path]:
