@@ -178,10 +178,8 @@ def _todo(
     """
     done = dict(state.stages)
     published = done.get("publish", {})
-    if run.repo and (published.get("repo"), published.get("uploaded")) != (
-        run.repo,
-        True,
-    ):
+    went_to = published.get("repo") if published.get("uploaded") else None
+    if run.repo and run.repo != went_to:
         done.pop("publish", None)  # it was prepared only, or went elsewhere
     if not (run.is_rehearsal or (run.judge_url and run.judge_model)):
         if "autointerp" in cfg.stage:
@@ -199,6 +197,11 @@ def _todo(
         todo = [stage for stage in known if stage in cfg.stage]
     else:
         todo = known[min(undone) :] if undone else []
+    _check_order(todo, known, state)
+    return todo
+
+
+def _check_order(todo: list[str], known: list[str], state: "_State") -> None:
     for stage in todo:
         if stage in ("train", "continue") and stage in state.stages:
             raise ValueError(
@@ -211,7 +214,6 @@ def _todo(
                     f"The stage {stage} builds on {earlier}, which is not done. Run --stage "
                     f"{earlier} first, or leave --stage out."
                 )
-    return todo
 
 
 def _planned(
