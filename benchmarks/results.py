@@ -1,0 +1,136 @@
+"""
+What docs/results.md shows of the bundled release, from its comparison.json.
+
+    python -m benchmarks.results
+
+Prints the table and the splitting candidates as Markdown, and draws docs/img/results.png. The
+candidates are those of the report's list whose second phi is furthest above the phi between
+their parts: parts that fire on the same tokens are not a split.
+"""
+
+import argparse
+import html
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sae_lens_meta.evaluation.comparison import (
+    HEADLINE,
+    L2,
+    PHI,
+    PHI_AT_EQUAL_RATES,
+    CandidateWithContexts,
+    Comparison,
+    Contexts,
+)
+from sae_lens_meta.evaluation.top_contexts import Peak
+from sae_lens_meta.release_files import bundled_folder
+
+NAME = "metasae-smollm2-135m-instruct-l11"
+PLOT = Path("docs/img/results.png")
+N_CANDIDATES, N_CONTEXTS, N_TOKENS = 5, 3, 8
+
+
+def table(comparison: Comparison) -> Iterator[str]:
+    """Means over seeds; differences with their intervals over seeds."""
+    variants = comparison.variants()
+    (joint,) = (v for v in variants if v not in ("solo", "solo_equal_l2"))
+    yield "| | joint | solo | solo at equal L2 | joint to solo, % | to equal L2, % |"
+    yield "|---|---|---|---|---|---|"
+    for label, figure in HEADLINE.items():
+        cells = [
+            format(np.mean([figure.of(sae) for sae in variants[name]]), figure.format)
+            for name in (joint, "solo", "solo_equal_l2")
+        ]
+        for baseline in ("solo", "solo_equal_l2"):
+            found = comparison.difference(joint, baseline, label)
+            cell = ""
+            if found and found.percent is not None:
+                cell = f"{found.percent:+.1f}"
+                if found.over_seeds:
+                    cell += f" ({found.over_seeds.show('+.1f')})"
+            cells.append(cell)
+        shown = label.replace("|", r"\|").replace("  ", "– ")
+        yield f"| {shown} | {' | '.join(cells)} |"
+
+
+def splitness(entry: CandidateWithContexts) -> float:
+    between = entry.candidate.parts_phi
+    assert between is not None
+    return entry.candidate.parts[1].phi - between
+
+
+def candidates(comparison: Comparison) -> Iterator[str]:
+    found = sorted(comparison.splitting, key=splitness, reverse=True)
+    for entry in found[:N_CANDIDATES]:
+        latent = entry.candidate
+        yield (
+            f"\n**Solo latent {latent.latent}**, {latent.fired:,} tokens; phi between the "
+            f"parts {latent.parts_phi:+.2f}\n"
+        )
+        yield from contexts(entry.contexts, comparison.vocabulary)
+        for part, where in zip(latent.parts[:2], entry.part_contexts, strict=False):
+            yield (
+                f"\nJoint latent {part.latent}, {part.fired:,} tokens, phi {part.phi:.2f}, "
+                f"on {part.covers:.0%} of the solo latent's tokens\n"
+            )
+            yield from contexts(where, comparison.vocabulary)
+
+
+def contexts(found: Contexts, vocabulary: dict[int, str]) -> Iterator[str]:
+    """The strongest that differ, a line each, as HTML that Markdown leaves alone."""
+    lines = list(dict.fromkeys(shown(peak, vocabulary) for peak in found.peaks))
+    for line in lines[:N_CONTEXTS]:
+        yield f"- <code>{line}</code>"
+
+
+def shown(peak: Peak, vocabulary: dict[int, str]) -> str:
+    def text(tokens: list[int]) -> str:
+        joined = "".join(vocabulary[token] for token in tokens).replace("\n", "↵")
+        return html.escape(joined).replace("|", "&#124;").replace("*", "&#42;")
+
+    before = text(peak.tokens[max(0, peak.place - N_TOKENS) : peak.place])
+    at, after = peak.tokens[peak.place], peak.tokens[peak.place + 1 :]
+    return f"{before}<b>{text([at])}</b>{text(after[: N_TOKENS // 2])}"
+
+
+def plot(comparison: Comparison) -> None:
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    against_l2, at_equal_rates, rates = figure.subplots(1, 3)
+    scatter(against_l2, comparison, PHI)
+    scatter(at_equal_rates, comparison, PHI_AT_EQUAL_RATES)
+    for variant, saes in comparison.variants().items():
+        edges = np.array(saes[0].log_firing_rate.edges)
+        counts = np.mean([sae.log_firing_rate.counts for sae in saes], axis=0)
+        rates.stairs(counts, edges, label=variant)
+    rates.set_xlabel("log10 of the share of tokens a latent fires on")
+    rates.set_ylabel("latents")
+    handles = against_l2.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3)
+    figure.savefig(PLOT, dpi=110)
+
+
+def scatter(ax: Axes, comparison: Comparison, label: str) -> None:
+    for variant, saes in comparison.variants().items():
+        error = [HEADLINE[L2].of(sae) for sae in saes]
+        ax.plot(error, [HEADLINE[label].of(sae) for sae in saes], "o", label=variant)
+    ax.set_xlabel(L2)
+    ax.set_ylabel(label.replace(" at ", "\nat "))
+    ax.ticklabel_format(axis="y", scilimits=(0, 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    default = bundled_folder() / NAME / "comparison.json"
+    parser.add_argument("comparison", type=Path, nargs="?", default=default)
+    comparison = Comparison.load(parser.parse_args().comparison)
+    for line in (*table(comparison), "", *candidates(comparison)):
+        print(line)
+    plot(comparison)
+
+
+if __name__ == "__main__":
+    main()
