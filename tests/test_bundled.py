@@ -1,0 +1,141 @@
+"""The release that travels inside the package, as users get it."""
+
+import json
+import os
+import re
+import shlex
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from sae_lens import SAE
+from safetensors.torch import load_file
+
+import sae_lens_meta
+from sae_lens_meta.cli import main
+from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.release_files import MAX_BUNDLED, bundled_folder
+from sae_lens_meta.releases import Release, load_zoo
+from tests.hub_server import HubServer
+
+NAME = "metasae-smollm2-135m-instruct-l11"
+HOOK = "model.layers.11"
+BUNDLED = bundled_folder() / NAME
+SAE_FOLDERS = (BUNDLED / HOOK, BUNDLED / HOOK / "meta")
+WEIGHTS = "sae_weights.safetensors"
+# hub/corpus.md says what it is made of
+CORPUS = Path(os.environ.get("CORPUS", "../shared/data/corpus.jsonl.gz"))
+
+pytestmark = pytest.mark.skipif(
+    not BUNDLED.is_dir(), reason="the release has not been made yet"
+)
+
+
+def released() -> Release:
+    (release,) = (r for r in load_zoo().releases if r.bundled)
+    return release
+
+
+def measured() -> dict[str, Any]:
+    """What its comparison says of the released SAE."""
+    comparison = json.loads((BUNDLED / "comparison.json").read_text())
+    sha256 = released().saes[0].files[f"{HOOK}/{WEIGHTS}"]
+    (sae,) = (s for s in comparison["saes"] if s["weights_sha256"] == sha256)
+    return sae
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError("There is no network.")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+
+
+def test_it_loads_by_its_name_without_a_network(no_network: None) -> None:  # noqa: ARG001
+    load: Any = SAE.from_pretrained  # whose sae_id the plugin knows by itself
+    sae, meta_sae = load(NAME), sae_lens_meta.load_meta_sae(NAME)
+    assert sae.cfg.architecture() == meta_sae.cfg.architecture() == "jumprelu"
+    assert sae.cfg.metadata.hook_name == HOOK
+    assert sae.threshold.dtype == torch.float32
+    assert sae.W_dec.shape == (4096, 576) and meta_sae.W_dec.shape == (368, 576)
+    # the meta SAE is of this decoder, not of another one
+    rows = sae.W_dec / sae.W_dec.norm(dim=-1, keepdim=True)
+    error = (meta_sae(rows) - rows).pow(2).sum()
+    explained = 1 - error / (rows - rows.mean(0)).pow(2).sum()
+    shuffled = rows[:, torch.randperm(576)]
+    error = (meta_sae(shuffled) - shuffled).pow(2).sum()
+    assert explained > 0.1 > 1 - error / (shuffled - shuffled.mean(0)).pow(2).sum()
+
+
+@pytest.mark.parametrize("folder", SAE_FOLDERS, ids=["primary", "meta"])
+def test_matrices_are_small_on_disk_and_thresholds_exact(folder: Path) -> None:
+    stored = load_file(folder / WEIGHTS)
+    loaded = SAE.load_from_disk(folder).state_dict()
+    for name, tensor in stored.items():
+        is_matrix = name in ("W_enc", "W_dec")
+        assert tensor.dtype == (torch.bfloat16 if is_matrix else torch.float32)
+        assert loaded[name].dtype == torch.float32
+        assert torch.equal(loaded[name], tensor.float())
+    assert stored["threshold"].unique().numel() > 1, "one for each latent"
+
+
+def test_it_is_small_and_says_where_it_lives() -> None:
+    files = [path for path in BUNDLED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_BUNDLED
+    release = released()
+    assert (release.name, release.published, release.revision) == (NAME, False, None)
+    assert "Instruct" in release.model
+    card = (BUNDLED / "README.md").read_text()
+    assert "has not been uploaded anywhere" in card
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card and "Q4_1" in card
+
+
+def test_the_hub_would_get_the_same_card_report_and_weights(
+    hub: HubServer,
+    as_writer: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    release = released()
+    cfg = PublishConfig(
+        repo=release.repo_id,
+        comparison=BUNDLED,
+        base_model=release.model,
+        licence=release.licence,
+        training=release.training,
+        output=tmp_path / "out",
+    )
+    publish(BUNDLED / HOOK, cfg, Console(quiet=True))
+    uploaded = hub.repos[release.repo_id].files
+    for path in filter(Path.is_file, BUNDLED.rglob("*")):
+        name = str(path.relative_to(BUNDLED))
+        if name != "README.md":
+            assert uploaded[name] == path.read_bytes(), name
+    card, bundled = uploaded["README.md"].decode(), (BUNDLED / "README.md").read_text()
+    assert card.partition("## Figures")[2] == bundled.partition("## Figures")[2]
+    assert card.partition("## Loading")[0] == bundled.partition("## Loading")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CORPUS.is_file(), reason="the text it was measured on is away")
+def test_the_cards_command_prints_the_cards_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = (BUNDLED / "README.md").read_text()
+    (command,) = re.findall(r"^    (sae-lens-meta evaluate .*)$", card, re.MULTILINE)
+    corpus = CORPUS.resolve()
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.jsonl.gz").symlink_to(corpus)
+    main(shlex.split(command)[1:])
+    found = json.loads(Path("evaluation.json").read_text())
+    wanted = measured()["evaluation"]
+    for part in ("reconstruction", "model_cost", "phi"):
+        for name, value in wanted[part].items():
+            # rounding differs with the number of threads, and with it who is selected
+            assert found[part][name] == pytest.approx(value, rel=2e-3), name
+    wanted, found = wanted["decoder"], found["decoder"]
+    assert found["mean_abs_cosine"] == pytest.approx(wanted["mean_abs_cosine"])
