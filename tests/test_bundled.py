@@ -99,7 +99,7 @@ def test_the_hub_would_get_the_same_card_report_and_weights(
 ) -> None:
     release = released()
     cfg = PublishConfig(
-        repo=release.repo_id,
+        repo=f"tests/{NAME}",
         comparison=BUNDLED,
         base_model=release.model,
         licence=release.licence,
@@ -107,7 +107,7 @@ def test_the_hub_would_get_the_same_card_report_and_weights(
         output=tmp_path / "out",
     )
     publish(BUNDLED / HOOK, cfg, Console(quiet=True))
-    uploaded = hub.repos[release.repo_id].files
+    uploaded = hub.repos[f"tests/{NAME}"].files
     for path in filter(Path.is_file, BUNDLED.rglob("*")):
         name = str(path.relative_to(BUNDLED))
         if name != "README.md":
