@@ -5,7 +5,8 @@ What docs/results.md shows of the bundled release, from its comparison.json.
 
 Prints the table and the splitting candidates as Markdown, and draws docs/img/results.png. The
 candidates are those of the report's list whose second phi is furthest above the phi between
-their parts: parts that fire on the same tokens are not a split.
+their parts: parts that fire on the same tokens are not a split. Those that nobody could judge are
+passed over: latents of a context's first token, and of pieces of characters.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from sae_lens_meta.release_files import bundled_folder
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 PLOT = Path("docs/img/results.png")
-N_CANDIDATES, N_CONTEXTS, N_TOKENS = 5, 3, 8
+N_CANDIDATES, N_CONTEXTS, N_TOKENS = 5, 4, 12
 
 
 def table(comparison: Comparison) -> Iterator[str]:
@@ -63,8 +64,26 @@ def splitness(entry: CandidateWithContexts) -> float:
     return entry.candidate.parts[1].phi - between
 
 
+def can_be_judged(entry: CandidateWithContexts, vocabulary: dict[int, str]) -> bool:
+    peaks = entry.contexts.peaks
+    opens_context = all(peak.place <= 1 for peak in peaks)
+    return not opens_context and not any(
+        "\N{REPLACEMENT CHARACTER}" in vocabulary[peak.tokens[peak.place]]
+        for peak in peaks
+    )
+
+
 def candidates(comparison: Comparison) -> Iterator[str]:
-    found = sorted(comparison.splitting, key=splitness, reverse=True)
+    every = comparison.splitting
+    found = [entry for entry in every if can_be_judged(entry, comparison.vocabulary)]
+    found.sort(key=splitness, reverse=True)
+    between = [
+        e.candidate.parts_phi for e in every if e.candidate.parts_phi is not None
+    ]
+    yield (
+        f"{len(every)} candidates, {len(every) - len(found)} of them passed over; the lowest "
+        f"phi between two parts is {min(between):+.2f}"
+    )
     for entry in found[:N_CANDIDATES]:
         latent = entry.candidate
         yield (

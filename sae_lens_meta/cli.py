@@ -192,13 +192,17 @@ def _dispatch(args: list[str]) -> None:
     publishing.add_argument("path", type=Path, help="folder of the joint SAE")
     publishing.add_arguments(PublishConfig, dest="config")
     reproducing = commands.add_parser("reproduce", help=reproduce.__doc__)
-    reproducing.add_argument("name", help="of a release with a recipe, or of a file")
+    reproducing.add_argument(
+        "name", metavar="NAME", help="of a release with a recipe, or of a file"
+    )
     reproducing.add_arguments(ReproduceConfig, dest="config")
     comparison = commands.add_parser("compare", help=compare_saved.__doc__)
     comparison.add_arguments(CompareConfig, dest="config")
     comparison.add_arguments(SourceConfig, dest="source")
     calibration.add_argument("path", type=Path, help="folder of the saved SAE")
-    evaluation.add_argument("name", help="folder of the saved SAE, or of a release")
+    evaluation.add_argument(
+        "name", metavar="NAME", help="folder of the saved SAE, or of a release"
+    )
     for command in (calibration, evaluation):
         command.add_arguments(SourceConfig, dest="source")
     parsed = parser.parse_args(args)

@@ -46,8 +46,9 @@ def list_pretrained(pattern: str = "*") -> list[Release]:
 def releases_table(releases: list[Release]) -> Table:
     """A line for each SAE."""
     table = Table()
-    for header in ("release", "SAE id", "model", "L0", "explained variance", "weights"):
-        table.add_column(header, overflow="fold")  # names are there to be copied
+    table.add_column("release", no_wrap=True)  # a name is there to be copied
+    for header in ("SAE id", "model", "L0", "explained variance", "weights"):
+        table.add_column(header, overflow="fold")
     for release in releases:
         weights = "no"
         if release.bundled:
