@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, median
 from typing import Any, Protocol
 
 import torch
@@ -41,12 +42,14 @@ class TrainingFigures:
     Attributes:
         n_steps: taken by this call; an earlier one that was killed may have taken others.
         seconds_per_step: median over those steps, all SAEs together, without reading activations.
-        reading_seconds_per_step: median of reading them.
+        mean_seconds_per_step: of all of them, thus with meta phases and first calls.
+        reading_seconds_per_step: mean of reading activations, which come many batches at a time.
         moved: relative change of each joint SAE's meta decoder since its beginning.
     """
 
     n_steps: int
     seconds_per_step: float
+    mean_seconds_per_step: float
     reading_seconds_per_step: float
     moved: dict[str, float]
 
@@ -203,9 +206,11 @@ class _Timer:
             self.steps.append(start - begun)
 
     def figures(self, moved: dict[str, float]) -> TrainingFigures:
-        def median(values: list[float]) -> float:
-            return sorted(values)[len(values) // 2] if values else 0.0
-
+        steps = self.steps or [0.0]
         return TrainingFigures(
-            len(self.reading), median(self.steps), median(self.reading), moved
+            n_steps=len(self.reading),
+            seconds_per_step=median(steps),
+            mean_seconds_per_step=mean(steps),
+            reading_seconds_per_step=mean(self.reading or [0.0]),
+            moved=moved,
         )
