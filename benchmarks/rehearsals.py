@@ -1,0 +1,90 @@
+"""
+What rehearsals took, and what their recipes would take on one GPU of 80 GB.
+
+    python -m benchmarks.rehearsals rehearsals/metasae-gpt2l-l20 ...
+
+The first is read from a rehearsal's run.json. The second is an estimate, by the formulas that
+`reproduce` prints its needs with: products at 70 % of what data sheets say of float32 without
+tensor cores, and of bfloat16 for a language model that is kept in it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformer_lens import HookedTransformerConfig
+
+from sae_lens_meta.recipe import Recipe, load_recipe
+from sae_lens_meta.reproduce.needs import Machine, estimate, in_groups
+
+REACHED = 0.7
+# float32 without tensor cores, bfloat16 with them, of the data sheets, operations per second
+GPUS = {"A100 80 GB": (19.5e12, 312e12), "H100 80 GB": (67e12, 989e12)}
+FREE_GB = 79.0
+TIMES = ("seconds_per_step", "mean_seconds_per_step", "reading_seconds_per_step")
+
+
+def took(state: dict[str, Any]) -> Iterator[str]:
+    """A line for each stage, and beneath a training one for each pass."""
+    yield "| stage | minutes | peak memory so far, GB | steps | a step, s | mean with meta phases, s | reading, s a step | meta decoder moved by |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for stage, found in state["stages"].items():
+        minutes, peak = found["seconds"] / 60, found["peak_memory_gb_so_far"]
+        yield f"| {stage} | {minutes:.1f} | {peak:.1f} | | | | | |"
+        for names, figures in found.items():
+            if isinstance(figures, dict) and "n_steps" in figures:
+                moved = ", ".join(f"{by:.1%}" for by in figures["moved"].values())
+                times = " | ".join(f"{figures[key]:.1f}" for key in TIMES)
+                yield f"| – {names} | | | {figures['n_steps']} | {times} | {moved} |"
+
+
+def on_gpu(recipe: Recipe, rates: tuple[float, float]) -> Iterator[str]:
+    """A cell for each need."""
+    assert recipe.rehearsal is not None
+    lm: Any = HookedTransformerConfig(**recipe.rehearsal.architecture, device="cpu")
+    embedded = 2 * lm.d_vocab * lm.d_model
+    dtype = recipe.runner.get("model_from_pretrained_kwargs", {}).get("dtype")
+    is_half = dtype == "bfloat16"
+    layers = int(recipe.hook.split(".")[1])
+    machine = Machine(
+        device="cuda",
+        free_gb=FREE_GB,
+        rate=REACHED * rates[0],
+        reading=2 * lm.n_params * layers / lm.n_layers / (REACHED * rates[is_half]),
+        lm_weights=lm.n_params + embedded,
+        lm_bytes=2 if is_half else 4,
+    )
+    groups = in_groups(recipe, machine)
+    needs = estimate(recipe, groups, machine)
+    yield f"{needs.disk_gb:,.0f} GB"
+    yield f"{needs.training_gb:.0f} GB"
+    yield f"{needs.comparing_gb:.0f} GB"
+    yield " / ".join(str(len(group)) for group in groups)
+    for hours in needs.hours.values():
+        yield f"{hours:,.1f} h"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("rehearsal", type=Path, nargs="+")
+    estimates = []
+    for folder in parser.parse_args().rehearsal:
+        state = json.loads((folder / "run.json").read_text())
+        name = state["recipe"]["release"]
+        print(f"\n{name}\n")
+        print("\n".join(took(state)))
+        for gpu, rates in GPUS.items():
+            cells = on_gpu(load_recipe(name), rates)
+            estimates.append(f"| {name}, {gpu} | {' | '.join(cells)} |")
+    print(
+        "\n| estimate | disk | memory of the GPU while training | of the host while comparing "
+        "| SAEs in one pass | reading activations | training | reading for the comparison |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    print("\n".join(estimates))
+
+
+if __name__ == "__main__":
+    main()
