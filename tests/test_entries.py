@@ -1,5 +1,6 @@
 """Which SAEs may be compared, what they are called, and whose progress a folder keeps."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,7 @@ def test_a_fingerprint_is_of_weights_configs_settings_and_text(tmp_path: Path) -
         path.write_bytes(path.read_bytes() + b" more")
         seen.add(mine())
     assert len(seen) == 5
+    os.utime(text, (0, 0))
+    assert mine() in seen, "a folder mounted anew keeps its progress"
+    text.write_text(text.read_text().swapcase())
+    assert mine() not in seen, "of the same size"

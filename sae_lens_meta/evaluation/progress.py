@@ -16,7 +16,8 @@ def fingerprint(settings: Any, folders: list[Path], text: str) -> str:
     Args:
         settings: of the comparison and its source, as JSON.
         folders: of SAEs, whose configs and weights count.
-        text: name of the dataset; a file on this machine counts by its size and time.
+        text: name of the dataset; a file on this machine counts by what it holds, since
+            a folder that is mounted anew has new times.
     """
     digest = hashlib.sha256(json.dumps(settings).encode())
     for folder in folders:
@@ -24,8 +25,9 @@ def fingerprint(settings: Any, folders: list[Path], text: str) -> str:
             for file in sorted(folder.glob(name)):
                 digest.update(file.read_bytes())
     if Path(text).is_file():
-        stat = Path(text).stat()
-        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+        with Path(text).open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
     return digest.hexdigest()
 
 
