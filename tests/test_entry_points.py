@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -330,20 +331,24 @@ def test_wandb_receives_losses_and_metrics_under_their_own_names(
 
 def read_wandb_history(path: Path) -> list[dict[str, float]]:
     """The rows that an offline run logged, from the file it left."""
+    records = finished_run(path)
+    return [
+        {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+        for items in (r.history.item for r in records if r.HasField("history"))
+    ]
+
+
+def finished_run(path: Path, patience: float = 60) -> list[Any]:
+    """All records, once the last is there: a process of its own still writes after finish()."""
     pb: Any = import_module("wandb.proto.wandb_internal_pb2")
-    rows = []
-    for data in leveldb_records(path.read_bytes()[7:], offset=7):
-        record = pb.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append(
-                {
-                    i.key or "/".join(i.nested_key): json.loads(i.value_json)
-                    for i in items
-                }
-            )
-    return rows
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        parts = leveldb_records(path.read_bytes()[7:], offset=7)
+        records = [pb.Record.FromString(part) for part in parts]
+        if records and records[-1].HasField("exit"):
+            return records
+        time.sleep(0.1)
+    raise TimeoutError(f"{path} has no exit record after {patience} s.")
 
 
 def leveldb_records(log: bytes, offset: int, block: int = 32768) -> Iterator[bytes]:
@@ -354,6 +359,8 @@ def leveldb_records(log: bytes, offset: int, block: int = 32768) -> Iterator[byt
             place += block - (place + offset) % block
             continue
         length, kind = struct.unpack("<HB", log[place + 4 : place + 7])
+        if place + 7 + length > len(log):
+            return
         record += log[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):

@@ -262,7 +262,9 @@ def test_an_entry_that_exists_is_replaced_in_its_place(
     assert text.count("name: metasae-tiny") == 1
     assert "Second" in text and "First" not in text
     # the first of the list, whose successor and comments stay
-    first = releases.load_zoo(list_path).releases[0]
+    entries = releases.load_zoo(list_path).releases
+    first, names = entries[0], [r.name for r in entries]
+    assert names[-1] == "metasae-tiny"
     lines = text.replace(
         "  - name: metasae-gemma", "  # a note\n  - name: metasae-gemma"
     )
@@ -270,10 +272,7 @@ def test_an_entry_that_exists_is_replaced_in_its_place(
     releases.write_release(first.model_copy(update={"training": "Third"}))
     text = list_path.read_text()
     assert "Third" in text and "  # a note\n  - name: metasae-gemma" in text
-    assert [r.name for r in releases.load_zoo(list_path).releases][::2] == [
-        first.name,
-        "metasae-tiny",
-    ]
+    assert [r.name for r in releases.load_zoo(list_path).releases] == names
     other = first.model_copy(update={"repo_id": REPO, "saes": first.saes * 2})
     before = list_path.read_text()
     with pytest.raises(ValueError, match="has an SAE id twice"):
