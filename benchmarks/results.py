@@ -3,10 +3,10 @@ What docs/results.md shows of the bundled release, from its comparison.json.
 
     python -m benchmarks.results
 
-Prints the table and the splitting candidates as Markdown, and draws docs/img/results.png. The
-candidates are those of the report's list whose second phi is furthest above the phi between
-their parts: parts that fire on the same tokens are not a split. Those that nobody could judge are
-passed over: latents of a context's first token, and of pieces of characters.
+Prints the table, the judge's scores and the splitting candidates as Markdown, and draws
+docs/img/results.png. The candidates are those of the report's list whose second phi is furthest
+above the phi between their parts: parts that fire on the same tokens are not a split. Those that
+nobody could judge are passed over: latents of a context's first token, and of pieces of characters.
 """
 
 import argparse
@@ -56,6 +56,19 @@ def table(comparison: Comparison) -> Iterator[str]:
             cells.append(cell)
         shown = label.replace("|", r"\|").replace("  ", "– ")
         yield f"| {shown} | {' | '.join(cells)} |"
+
+
+def autointerp(comparison: Comparison) -> Iterator[str]:
+    """The judge's scores, as on the card."""
+    found = comparison.autointerp
+    assert found is not None
+    yield "| SAE | score | mean | with another latent's explanation |"
+    yield "|---|---|---|---|"
+    for row in found.rows():
+        yield f"| {' | '.join(row)} |"
+    yield ""
+    for sentence in found.sentences():
+        yield f"- {sentence}"
 
 
 def splitness(entry: CandidateWithContexts) -> float:
@@ -146,8 +159,8 @@ def main() -> None:
     default = bundled_folder() / NAME / "comparison.json"
     parser.add_argument("comparison", type=Path, nargs="?", default=default)
     comparison = Comparison.load(parser.parse_args().comparison)
-    for line in (*table(comparison), "", *candidates(comparison)):
-        print(line)
+    for part in (table, autointerp, candidates):
+        print("\n".join(part(comparison)), end="\n\n")
     plot(comparison)
 
 
