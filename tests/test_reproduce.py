@@ -453,6 +453,32 @@ def test_activations_that_stream_train_in_turn_and_go_on(
     assert read[2] == read[3] and not set(read[2]) & set(read[0])
 
 
+def test_a_training_that_ended_is_left_alone_when_the_next_was_killed(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+
+    def killed(cfg: Any, *rest: Any) -> Any:
+        begun.append(list(cfg.saes))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return train_together(cfg, *rest)
+
+    monkeypatch.setattr("sae_lens_meta.reproduce.stages.train_together", killed)
+    folder = tmp_path / "run"
+    cfg = ReproduceConfig(output=folder, together=2, stage=["cache", "train"])
+    console = Console(quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(str(recipe), cfg, console)
+    written = {p: p.stat().st_mtime_ns for p in (folder / "checkpoints/0").rglob("*")}
+    cfg.stage = ["train"]
+    figures = reproduce(str(recipe), cfg, console)["train"]
+    first, second = (", ".join(group) for group in (begun[0], begun[1]))
+    assert begun[2:] == [begun[1]] and first != second
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+    assert [figures[name]["n_steps"] for name in (first, second)] == [STEPS] * 2
+
+
 def test_a_stage_that_was_killed_and_those_after_it_do_not_count_as_done(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

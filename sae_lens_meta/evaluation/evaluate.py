@@ -15,7 +15,7 @@ from sae_lens.training.activation_scaler import ActivationScaler
 from tqdm.auto import trange
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.geometry import decoder_geometry
+from sae_lens_meta.evaluation.geometry import Geometry, decoder_geometry
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.phi import PhiSummary, summarize_phi
 from sae_lens_meta.evaluation.reconstruction import (
@@ -110,7 +110,8 @@ def evaluate(
         counter.update(meter.update(batch.activations))
     # SAELens would begin the text again where it ends
     cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
-    decoder = summarize_decoder(sae.W_dec)  # type: ignore[arg-type]
+    W_dec: Any = sae.W_dec
+    decoder = summarize_decoder(W_dec, decoder_geometry(W_dec))
     return evaluation_of(name, meter, counter, cost, decoder)
 
 
@@ -169,16 +170,16 @@ def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelC
 
 
 def summarize_decoder(
-    W_dec: torch.Tensor, meta_steps: int = META_STEPS
+    W_dec: torch.Tensor, geometry: Geometry, meta_steps: int = META_STEPS
 ) -> DecoderSummary:
     """
     Geometry of the decoder rows, and how well they are meta-reconstructed.
 
     Args:
         W_dec: `[d_sae, d_in]`.
+        geometry: of `W_dec`.
         meta_steps: Adam steps of each of the six meta SAEs that are fitted to it.
     """
-    geometry = decoder_geometry(W_dec)
     explained = {}
     for ratio in META_WIDTH_RATIOS:
         width = max(META_K, round(ratio * len(W_dec)))

@@ -31,6 +31,7 @@ from sae_lens_meta.evaluation.geometry import decoder_geometry
 from sae_lens_meta.evaluation.histograms import (
     COSINE_BINS,
     PHI_BINS,
+    Histogram,
     coarse,
     cosine_histogram,
     firing_rate_histogram,
@@ -58,6 +59,15 @@ class Matched:
 
     partner: list[int]
     summary: MatchingSummary
+
+
+@dataclass
+class Decoder:
+    """Figures of a decoder, and its cosines as they are plotted."""
+
+    figures: DecoderSummary
+    cosine: Histogram
+    nearest_cosine: Histogram
 
 
 class Family:
@@ -130,13 +140,11 @@ class Family:
         tally = self._tally(name)
         training = sae.cfg.metadata.training_architecture_details or {}
         evaluation = evaluation_of(
-            entry.name, tally.meter, tally.counter, cost, decoder
+            entry.name, tally.meter, tally.counter, cost, decoder.figures
         )
         by_rate = phi_by_rate(tally.counter, compared)
         if name == self.reference:
             self.rates = by_rate
-        geometry = decoder_geometry(sae.W_dec)  # type: ignore[arg-type]
-        cosine_edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
         result = ComparedSAE(
             name=entry.name,
             role=entry.role,
@@ -151,8 +159,8 @@ class Family:
             intervals={},
             matching=None if name == self.reference else self._matched(name).summary,
             phi=coarse(*phi_histogram(tally.counter, compared), PHI_BINS),
-            cosine=coarse(cosine_edges, geometry.histogram, COSINE_BINS),
-            nearest_cosine=cosine_histogram(geometry.nearest_cosine),
+            cosine=decoder.cosine,
+            nearest_cosine=decoder.nearest_cosine,
             log_firing_rate=firing_rate_histogram(
                 tally.meter.fired, evaluation.reconstruction.n_tokens
             ),
@@ -174,13 +182,19 @@ class Family:
             lambda: model_cost(self.saes[name], self.source, n_tokens),
         )
 
-    def _decoder(self, name: str, meta_steps: int) -> DecoderSummary:
+    def _decoder(self, name: str, meta_steps: int) -> Decoder:
         W_dec: Any = self.saes[name].W_dec
-        return self._once(
-            f"{name} decoder",
-            DecoderSummary,
-            lambda: summarize_decoder(W_dec, meta_steps),
-        )
+
+        def summarize() -> Decoder:
+            geometry = decoder_geometry(W_dec)
+            edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
+            return Decoder(
+                summarize_decoder(W_dec, geometry, meta_steps),
+                coarse(edges, geometry.histogram, COSINE_BINS),
+                cosine_histogram(geometry.nearest_cosine),
+            )
+
+        return self._once(f"{name} decoder", Decoder, summarize)
 
     def splitting(
         self, job: Job, n_candidates: int, n_tokens: int

@@ -67,6 +67,21 @@ def rehearsed(recipe: Recipe, dataset: str) -> Recipe:
     return Recipe.model_validate(changed.model_dump())  # which a copy is not
 
 
+def in_place_of(rehearsal: Recipe, recipe: Recipe) -> str:
+    """What a rehearsal of `recipe` has in its place, in a sentence."""
+    how = rehearsal.rehearsal
+    assert how is not None
+    n_layers = how.architecture["n_layers"]
+    mine, theirs = rehearsal.training, recipe.training
+    return (
+        f"A rehearsal: {rehearsal.model}, {how.n_layers or n_layers} of its {n_layers} layers, "
+        f"read at {rehearsal.hook}; {rehearsal.n_tokens:,} training tokens in place of "
+        f"{recipe.n_tokens:,}, in batches of {mine.train_batch_size_tokens:,} in place of "
+        f"{theirs.train_batch_size_tokens:,}; {len(rehearsal.seeds)} joint and solo SAE of "
+        f"{len(recipe.seeds)}; a judge that answers at random. It tells nothing of quality."
+    )
+
+
 def random_model(recipe: Recipe, device: str) -> HookedTransformer:
     """
     The recipe's architecture with random weights, and SmolLM2's tokenizer.

@@ -23,7 +23,7 @@ from sae_lens_meta.reproduce.needs import (
     needs_table,
     peak_memory_gb,
 )
-from sae_lens_meta.reproduce.rehearsal import rehearsed
+from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
 from sae_lens_meta.text import PYDOC, load_text
@@ -82,7 +82,10 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
         JudgeError, LimitReached: as `autointerp`.
         PublishError: as `publish`.
     """
-    run = _asked(load_recipe(name), cfg)
+    recipe = load_recipe(name)
+    run = _asked(recipe, cfg)
+    if run.is_rehearsal:
+        console.print(in_place_of(run.recipe, recipe))
     known = stages_of(run)
     if unknown := [stage for stage in cfg.stage if stage not in known]:
         raise ValueError(
@@ -241,7 +244,7 @@ def _planned(
         lm_weights=sum(p.numel() for p in run.model.parameters()),
         lm_bytes=next(run.model.parameters()).element_size(),
     )
-    if groups is None or not any(run.checkpoints.glob("*/*")):
+    if groups is None or not any(run.checkpoints.glob("*")):
         groups = in_groups(recipe, machine, together)
     elif together is not None and together < len(groups[0]):
         raise ValueError(

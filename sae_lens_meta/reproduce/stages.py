@@ -1,6 +1,7 @@
 """The stages of a recipe, each going on where an earlier call of it was killed."""
 
 import functools
+import json
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -23,7 +24,11 @@ from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
 from sae_lens_meta.reproduce.run import Run
-from sae_lens_meta.reproduce.training import finished_checkpoints, train_together
+from sae_lens_meta.reproduce.training import (
+    TrainingFigures,
+    finished_checkpoints,
+    train_together,
+)
 from sae_lens_meta.training_sae import META_FOLDER, MetaTrainingSAE
 
 MATRICES = ("W_enc", "W_dec")
@@ -48,27 +53,37 @@ def continue_training(run: Run) -> Figures:
 def _train_until(run: Run, n_tokens: int) -> Figures:
     figures = {}
     for i, group in enumerate(run.groups):
-        if run.recipe.cache_activations:
-            store: Any = run.cached("train", run.recipe.n_tokens, None)
-        else:
-            torch.manual_seed(run.recipe.seeds[0])  # orders the activations
-            store = run.store(run.training_text())
-        try:
-            found = train_together(
-                run.runner_config(group, n_tokens),
-                store,
-                run.checkpoints / str(i),
-                run.saes,
-                run.held_out_metadata(),
-            )
-        except torch.OutOfMemoryError as error:
-            fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
-            raise ValueError(
-                f"{run.device} is too small for {len(group)} SAEs in one pass. "
-                + (fewer if len(group) > 1 else "Take one with more memory.")
-            ) from error
-        figures[", ".join(group)] = asdict(found)
+        ended = run.checkpoints / f"{i}_{n_tokens}.json"
+        if not ended.is_file():
+            found = asdict(_train_group(run, i, n_tokens))
+            part = ended.with_suffix(".part")
+            part.write_text(json.dumps(found))
+            part.replace(ended)
+        figures[", ".join(group)] = json.loads(ended.read_text())
     return figures
+
+
+def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
+    group = run.groups[place]
+    if run.recipe.cache_activations:
+        store: Any = run.cached("train", run.recipe.n_tokens, None)
+    else:
+        torch.manual_seed(run.recipe.seeds[0])  # orders the activations
+        store = run.store(run.training_text())
+    try:
+        return train_together(
+            run.runner_config(group, n_tokens),
+            store,
+            run.checkpoints / str(place),
+            run.saes,
+            run.held_out_metadata(),
+        )
+    except torch.OutOfMemoryError as error:
+        fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
+        raise ValueError(
+            f"{run.device} is too small for {len(group)} SAEs in one pass. "
+            + (fewer if len(group) > 1 else "Take one with more memory.")
+        ) from error
 
 
 def equal_l2(run: Run) -> Figures:
