@@ -191,12 +191,13 @@ def _hours(
     }
 
 
-def check_needs(needs: Needs, folder: Path, free: float) -> None:
+def check_needs(needs: Needs, folder: Path, free: float | None) -> None:
     """
     Args:
         needs: of the recipe.
         folder: that the run writes to.
-        free: GB of the host's memory, before the language model is loaded.
+        free: GB of the host's memory, before the language model is loaded; None where nothing
+            is to be compared.
 
     Raises:
         ValueError: if the disk, or the host's memory for a comparison, is too small; whether
@@ -209,7 +210,7 @@ def check_needs(needs: Needs, folder: Path, free: float) -> None:
             f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
             f"and {free_disk:.1f} GB are free. Give another --output."
         )
-    if needs.comparing_gb > free:
+    if free is not None and needs.comparing_gb > free:
         raise ValueError(
             f"Comparing the SAEs takes {needs.comparing_gb:.1f} GB of memory; {free:.1f} GB are "
             "free. Take a machine with more."

@@ -44,7 +44,7 @@ class ReproduceConfig:
         dataset (str | None): The text, in the place of the recipe's.
         together (int | None): SAEs to train in one pass, at most; by default as many as fit into
             memory by our estimate. Settled once training has begun.
-        device (str): Of the model and the SAEs.
+        device (str): Of the model and the SAEs; by default a GPU where there is one.
         judge_url (str | None): Of autointerp, for instance http://127.0.0.1:8000/v1.
         judge_model (str | None): Its name there.
         repo (str | None): Repository on the Hub to publish to; by default the last stage
@@ -56,7 +56,7 @@ class ReproduceConfig:
     rehearse: bool = field(default=False, action="store_true")
     dataset: str | None = None
     together: int | None = None
-    device: str = "cpu"
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
     judge_url: str | None = None
     judge_model: str | None = None
     repo: str | None = None
@@ -95,9 +95,8 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
     state = _claimed(run.folder, run.recipe, cfg.rehearse)
     todo = _todo(run, cfg, known, state, console)
     if set(todo) - {"publish"}:
-        trains = not set(todo).isdisjoint(("train", "continue"))
         groups = state.plan.get("groups")
-        state.plan["groups"] = _planned(run, cfg.together, groups, trains, console)
+        state.plan["groups"] = _planned(run, cfg.together, groups, set(todo), console)
         state.save()
     run.groups = state.plan.get("groups", [])
     for stage in todo:
@@ -223,7 +222,7 @@ def _planned(
     run: Run,
     together: int | None,
     groups: list[list[str]] | None,
-    trains: bool,
+    todo: set[str],
     console: Console,
 ) -> list[list[str]]:
     """
@@ -251,7 +250,7 @@ def _planned(
             f"Training has begun with {len(groups[0])} SAEs in one pass. Leave out --together, "
             f"or delete {run.checkpoints} to begin again."
         )
-    elif trains and len(in_groups(recipe, machine)[0]) < len(groups[0]):
+    elif todo & {"train", "continue"} and len(in_groups(recipe, machine)[0]) < len(groups[0]):
         raise ValueError(
             f"Training has begun with {len(groups[0])} SAEs in one pass, for which "
             f"{free:.1f} GB of memory are too little. Free memory, or delete "
@@ -259,7 +258,7 @@ def _planned(
         )
     needs = estimate(recipe, groups, machine)
     console.print(needs_table(recipe, needs, groups, machine))
-    check_needs(needs, run.folder, free_on_host)
+    check_needs(needs, run.folder, free_on_host if "compare" in todo else None)
     return groups
 
 
