@@ -250,7 +250,9 @@ def _planned(
             f"Training has begun with {len(groups[0])} SAEs in one pass. Leave out --together, "
             f"or delete {run.checkpoints} to begin again."
         )
-    elif todo & {"train", "continue"} and len(in_groups(recipe, machine)[0]) < len(groups[0]):
+    elif todo & {"train", "continue"} and len(in_groups(recipe, machine)[0]) < len(
+        groups[0]
+    ):
         raise ValueError(
             f"Training has begun with {len(groups[0])} SAEs in one pass, for which "
             f"{free:.1f} GB of memory are too little. Free memory, or delete "
