@@ -19,17 +19,17 @@ from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.evaluation.reconstruction import Reconstruction, ReconstructionMeter
 from sae_lens_meta.recipe import load_recipe
 from sae_lens_meta.reproduce.run import Run
-from sae_lens_meta.reproduce.stages import _checkpoints, _export, store_matrices
+from sae_lens_meta.reproduce.stages import checkpoints_of, export, store_matrices
 
 DTYPES = ("float32", "bfloat16")
 
 
 def measured(run: Run, name: str, dtype: str) -> Reconstruction:
     """The SAE `name` of a run at the end of its training, its matrices stored in `dtype`."""
-    checkpoints = _checkpoints(run, name)
+    checkpoints = checkpoints_of(run, name)
     with TemporaryDirectory() as folder:
         path = Path(folder)
-        _export(checkpoints[max(checkpoints)], path, run.device)
+        export(checkpoints[max(checkpoints)], path, run.device)
         store_matrices(path, dtype)
         sae = SAE.load_from_disk(path, run.device)
     calibrate(sae, run.selection())

@@ -114,6 +114,8 @@ def test_the_hub_would_get_the_same_card_report_and_weights(
         if name != "README.md":
             assert uploaded[name] == path.read_bytes(), name
     card, bundled = uploaded["README.md"].decode(), (BUNDLED / "README.md").read_text()
+    for heading in ("## Figures", "## Loading"):
+        assert heading in card and heading in bundled
     assert card.partition("## Figures")[2] == bundled.partition("## Figures")[2]
     assert card.partition("## Loading")[0] == bundled.partition("## Loading")[0]
 

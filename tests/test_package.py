@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sae_lens_meta.release_files import MAX_BUNDLED
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -40,6 +42,15 @@ def test_wheel_carries_the_list_of_releases(tmp_path: Path) -> None:
         "evaluation/report/report.html.jinja",
     ):
         assert f"sae_lens_meta/{name}" in names
+    bundled = {name for name in names if name.startswith("sae_lens_meta/bundled/")}
+    root = ROOT / "sae_lens_meta"
+    assert bundled == {
+        f"sae_lens_meta/{path.relative_to(root)}"
+        for path in (root / "bundled").rglob("*")
+        if path.is_file()
+    }
+    assert any(name.endswith("/sae_weights.safetensors") for name in bundled)
+    assert wheel.stat().st_size <= MAX_BUNDLED
 
 
 def test_library_is_imported_without_the_demos_own_packages() -> None:

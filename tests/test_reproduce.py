@@ -245,8 +245,8 @@ def test_the_solo_at_equal_l2_is_the_checkpoint_nearest_to_the_joint_sae(
         found = figures[f"solo_equal_l2_{seed}"]
         assert found["joint_l2"] == l2(tmp_path / "saes" / f"joint_{seed}")
         candidates = {}
-        for n, path in stages._checkpoints(run, f"solo_{seed}").items():
-            stages._export(path, tmp_path / "one", "cpu")
+        for n, path in stages.checkpoints_of(run, f"solo_{seed}").items():
+            stages.export(path, tmp_path / "one", "cpu")
             candidates[n] = l2(tmp_path / "one")
         assert len(candidates) == 4
         distance = {n: abs(l2 - found["joint_l2"]) for n, l2 in candidates.items()}
@@ -361,7 +361,7 @@ def test_what_a_recipe_takes_of_disk_holds_all_that_it_writes() -> None:
     counts = (9 * 2 + 4) * 65_536**2 / 1e9
     activations = 2 * 5_000_000 * 3584 / 1e9
     assert found.disk_gb == pytest.approx(
-        whole + solo + 9 * weights + counts + activations
+        whole + solo + 9 * weights + counts + 18 + activations
     )
     assert found.comparing_gb == pytest.approx(18 + 9 * weights + 2)
     alone = needs.estimate(recipe, [[n] for n in recipe.saes()], machine(100.0))

@@ -191,7 +191,8 @@ def _fingerprint(
     # what is counted does not depend on these two
     counted = {k: v for k, v in _plain(cfg).items() if k not in ("output", "min_fired")}
     paths = [entry.path for entry in entries]
-    return fingerprint([counted, _plain(source_cfg)], paths, source_cfg.dataset)
+    of = [FORMAT, counted, _plain(source_cfg)]
+    return fingerprint(of, paths, source_cfg.dataset)
 
 
 def _new_comparison(

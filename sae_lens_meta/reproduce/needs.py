@@ -124,13 +124,12 @@ def in_groups(
 
 def estimate(recipe: Recipe, groups: list[list[str]], machine: Machine) -> Needs:
     """The needs of a recipe whose SAEs are trained in `groups`."""
-    names = list(recipe.saes())
     largest = max(map(len, groups))
     return Needs(
         disk_gb=_disk_bytes(recipe, largest) / GB,
         training_gb=fixed_gb(recipe, machine) + largest * sae_gb(recipe, machine),
         comparing_gb=_comparing_gb(recipe, machine),
-        hours=_hours(recipe, groups, machine, names),
+        hours=_hours(recipe, groups, machine),
         rate=machine.rate,
     )
 
@@ -162,23 +161,25 @@ def _disk_bytes(recipe: Recipe, largest: int) -> float:
     whole = 3 * weights * (n_saes + largest)
     solo = weights * len(recipe.seeds) * n_checkpoints
     exported = weights * _n_compared(recipe)
+    counts = _counts_gb(recipe)
     return (
         2 * cached * recipe.joint.d_in
         + whole
         + solo
         + exported
-        + GB * _counts_gb(recipe)
+        # those of a pass once more, while they are written
+        + GB * (counts + min(recipe.comparing.max_memory_gb, counts))
     )
 
 
 def _hours(
-    recipe: Recipe, groups: list[list[str]], machine: Machine, names: list[str]
+    recipe: Recipe, groups: list[list[str]], machine: Machine
 ) -> dict[str, float]:
     reading = machine.reading / 3600
     n_reads = 1 if recipe.cache_activations else len(groups)
     n_passes = ceil(_counts_gb(recipe) / recipe.comparing.max_memory_gb) + 1
     n_steps = ceil(recipe.n_tokens / recipe.training.train_batch_size_tokens)
-    a_step = sum(_step_seconds(recipe, name, machine) for name in names)
+    a_step = sum(_step_seconds(recipe, name, machine) for name in recipe.saes())
     # without an SAE, with it, and with its activations set to 0; the layers above the hook,
     # which reading leaves out, are taken to be as many again
     ce_tokens = 3 * 2 * _n_compared(recipe) * recipe.comparing.ce_tokens

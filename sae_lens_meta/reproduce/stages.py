@@ -91,11 +91,11 @@ def equal_l2(run: Run) -> Figures:
     figures = {}
     for seed, target in zip(run.recipe.seeds, run.paths(EQUAL_L2), strict=True):
         # all as they were exported, before any is calibrated
-        joint = _checkpoints(run, f"{JOINT}_{seed}")
+        joint = checkpoints_of(run, f"{JOINT}_{seed}")
         wanted = _l2(run, joint[max(joint)])
-        solo = _checkpoints(run, f"{SOLO}_{seed}")
+        solo = checkpoints_of(run, f"{SOLO}_{seed}")
         n_tokens, l2 = _nearest(run, solo, wanted)
-        _export(solo[n_tokens], target, run.device)
+        export(solo[n_tokens], target, run.device)
         figures[target.name] = {"joint_l2": wanted, "l2": l2, "n_tokens": n_tokens}
     return figures
 
@@ -112,14 +112,15 @@ def _nearest(
     return nearest, l2(nearest)
 
 
-def _checkpoints(run: Run, name: str) -> dict[int, Path]:
+def checkpoints_of(run: Run, name: str) -> dict[int, Path]:
     """Those of an SAE, by tokens; of a joint one only the last has weights."""
     (group,) = (i for i, names in enumerate(run.groups) if name in names)
     checkpoints = finished_checkpoints(run.checkpoints / str(group))
     return {n: checkpoints[n] / name for n in sorted(checkpoints)}
 
 
-def _export(checkpoint: Path, target: Path, device: str) -> None:
+def export(checkpoint: Path, target: Path, device: str) -> None:
+    """Saves the SAE of a checkpoint as it is used: a plain jumprelu, and its meta SAE beside it."""
     sae = TrainingSAE.load_from_disk(checkpoint, device)
     assert isinstance(sae, MetaTrainingSAE)
     target.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def _export(checkpoint: Path, target: Path, device: str) -> None:
 
 def _l2(run: Run, checkpoint: Path) -> float:
     with TemporaryDirectory(dir=run.folder) as folder:
-        _export(checkpoint, Path(folder), run.device)
+        export(checkpoint, Path(folder), run.device)
         meter = ReconstructionMeter(SAE.load_from_disk(folder, run.device))
     for batch in run.selection():
         meter.update(batch)
