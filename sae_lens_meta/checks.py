@@ -1,6 +1,7 @@
 """What can be wrong with a run and can be said before it trains."""
 
 import json
+import warnings
 import zipfile
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,12 @@ from sae_lens.constants import (
 )
 from safetensors import SafetensorError, safe_open
 from transformer_lens.HookedRootModule import HookedRootModule
+
+from sae_lens_meta.config import MetaTrainingSAEConfig
+
+# meta steps times meta_lr of a whole run: mean |phi| did not fall at 0.15, and did at 0.6, in
+# docs/results.md and docs/evaluation.md
+LEAST_META_LEARNING = 0.5
 
 
 def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
@@ -106,6 +113,27 @@ def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
                 f"The checkpoint {folder} has {name} of shape {list(saved[name])}, this "
                 f"run's is {list(tensor.shape)}. Set d_in, d_sae and meta_d_sae as they were."
             )
+
+
+def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
+    """Warns where the meta SAE of a run learns too little to press on the primary."""
+    sae = cfg.sae
+    if (
+        not isinstance(sae, MetaTrainingSAEConfig)
+        or not sae.decomposability_coefficient
+    ):
+        return
+    # a meta phase comes at the start of the step after its cycle
+    n_cycles = (cfg.total_training_steps - 1) // sae.primary_steps_per_cycle
+    n_steps = n_cycles * sae.meta_steps_per_cycle
+    if n_steps * sae.meta_lr < LEAST_META_LEARNING:
+        warnings.warn(
+            f"The meta SAE takes {n_steps:,} steps in this run, which times meta_lr={sae.meta_lr} "
+            f"is {n_steps * sae.meta_lr:.3g}. Below {LEAST_META_LEARNING} it hardly learns the "
+            "decoder and the penalty does little. Set meta_lr, up to 3e-3, or "
+            "meta_steps_per_cycle higher, or train longer: docs/training.md.",
+            stacklevel=2,
+        )
 
 
 def check_dataset(dataset_path: str, streaming: bool) -> None:

@@ -12,7 +12,12 @@ from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
 from sae_lens_meta.calibration import calibrate
-from sae_lens_meta.checks import check_dataset, check_hook, check_resume
+from sae_lens_meta.checks import (
+    check_dataset,
+    check_hook,
+    check_resume,
+    warn_of_slow_meta_sae,
+)
 from sae_lens_meta.demo import DemoConfig, run_demo
 from sae_lens_meta.evaluation.autointerp import (
     AutointerpConfig,
@@ -63,6 +68,7 @@ def train(args: list[str]) -> None:
         args = ["--architecture", "meta", *(args or ["--help"])]
     cfg = _parse_cfg_args(args)
     check_resume(cfg)
+    warn_of_slow_meta_sae(cfg)
     if not cfg.use_cached_activations:
         check_dataset(cfg.dataset_path, cfg.streaming)
     runner = LanguageModelSAETrainingRunner(cfg)

@@ -1,6 +1,7 @@
 """What is wrong with a run is said before it trains, through our command line."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,12 @@ import pytest
 from datasets import Dataset
 
 import sae_lens_meta.cli as cli
-from sae_lens_meta.checks import check_dataset, check_hook, hook_width
+from sae_lens_meta.checks import (
+    check_dataset,
+    check_hook,
+    hook_width,
+    warn_of_slow_meta_sae,
+)
 from tests.helpers import meta_config, tiny_model, train
 from tests.test_entry_points import runner_config
 
@@ -90,6 +96,25 @@ def test_command_line_ends_with_one_line(
     command: Any, args: list[str], message: str
 ) -> None:
     assert message in command(*args)
+
+
+def test_a_run_too_short_for_its_meta_sae_is_warned_of(
+    command: Any, tmp_path: Path
+) -> None:
+    def config(n_steps: int, coefficient: float = 0.3) -> Any:
+        changes = {"meta_lr": 1e-3, "decomposability_coefficient": coefficient}
+        batch = {"train_batch_size_tokens": 128, "training_tokens": 128 * n_steps}
+        return runner_config(tmp_path, tmp_path, meta_config(**changes), **batch)
+
+    # 3 primary and 2 meta steps a cycle, whose meta phase the next step begins with
+    with pytest.warns(UserWarning, match="takes 498 steps .* meta_lr=0.001 is 0.498"):
+        warn_of_slow_meta_sae(config(3 * 250))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_slow_meta_sae(config(3 * 250 + 1))
+        warn_of_slow_meta_sae(config(1, coefficient=0))
+    with pytest.warns(UserWarning, match="Set meta_lr, up to 3e-3"):
+        command("--d_in", "24")
 
 
 def test_command_line_refuses_a_truncated_checkpoint(
