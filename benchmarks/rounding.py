@@ -9,15 +9,14 @@ selection.
 """
 
 import argparse
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sae_lens import SAE
 
+from benchmarks.finished import finished_run
 from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.evaluation.reconstruction import Reconstruction, ReconstructionMeter
-from sae_lens_meta.recipe import load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import checkpoints_of, export, store_matrices
 
@@ -42,14 +41,10 @@ def measured(run: Run, name: str, dtype: str) -> Reconstruction:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
-    folder = parser.parse_args().run
-    state = json.loads((folder / "run.json").read_text())
-    recipe = load_recipe(state["recipe"]["release"])
-    recipe = recipe.model_copy(update={"dataset": state["recipe"]["dataset"]})
-    run = Run(recipe, folder, "cpu", groups=state["plan"]["groups"])
+    run = finished_run(parser.parse_args().run)
     print("| SAE | matrices | normalised L2 | explained variance | L0 | tokens |")
     print("|---|---|---|---|---|---|")
-    for name in recipe.saes():
+    for name in run.recipe.saes():
         for dtype in DTYPES:
             found = measured(run, name, dtype)
             print(
