@@ -2,32 +2,35 @@
 Sweeps of the SmolLM2 release, on the activations that `sae-lens-meta reproduce` has cached.
 
     python -m benchmarks.sweep run RUN_FOLDER --tokens 2000000 solo base meta_lr=0.01
-    python -m benchmarks.sweep table
+    python -m benchmarks.sweep table --tokens 2000000
+    python -m benchmarks.sweep plot
 
 A setting is `solo`, `base` (the paper's on the recipe's shape, but for meta_lr), or changes of
 the base's SAE settings joined by commas; `seed=43` and `lr=0.001` are understood too. Each
 result is a line of benchmarks/sweep.jsonl, measured on the recipe's selection text, which the
 final figures do not use. Settings that have their line are passed over, and SAEs that are
-there are not trained again.
+there are not trained again. Tables are Markdown, in the order of the settings; the plot is
+docs/img/sweep.png.
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
-from rich.table import Table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sae_lens import SAE
 
+from sae_lens_meta.checks import meta_steps
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.phi import summarize_phi
-from sae_lens_meta.evaluation.phi_by_rate import phi_by_rate
+from sae_lens_meta.evaluation.phi_by_rate import PhiByRate, phi_by_rate
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
 from sae_lens_meta.penalty import unit_rows
 from sae_lens_meta.recipe import Recipe, load_recipe
@@ -38,44 +41,59 @@ from sae_lens_meta.training_sae import META_FOLDER, meta_fit
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 RESULTS = Path(__file__).with_suffix(".jsonl")
-MIN_FIRED = 30
-# the settings that those of a sweep change, whatever was selected since
-BASE_LR = 3e-4
+PLOT = Path("docs/img/sweep.png")
+MIN_FIRED, SWEPT = 30, 2_000_000
+COEFFICIENT = "decomposability_coefficient"
+# the settings that those of a sweep change, whatever was selected since; tables are in this order
 BASE = {
-    "decomposability_coefficient": 0.3,
-    "decomposability_bandwidth": 1.0,
-    "primary_steps_per_cycle": 10,
+    "lr": 3e-4,
+    "solo": False,
+    "seed": 42,
     "meta_steps_per_cycle": 5,
+    COEFFICIENT: 0.3,
+    "decomposability_bandwidth": 1.0,
     "meta_lr": 3e-3,
+    "meta_k": 4,
+    "meta_d_sae": 368,
+    "primary_steps_per_cycle": 10,
 }
+NAMES = {
+    COEFFICIENT: "lambda_2",
+    "decomposability_bandwidth": "sigma^2",
+    "meta_steps_per_cycle": "meta steps per cycle",
+}
+
+
+def parsed(setting: str) -> dict[str, Any]:
+    """All of a setting: BASE, but for what it changes."""
+    if setting == "solo":
+        return BASE | {"solo": True}
+    changes = [part.partition("=") for part in setting.split(",") if setting != "base"]
+    return BASE | {key: yaml.safe_load(value) for key, _, value in changes}
 
 
 def changed(recipe: Recipe, setting: str, tokens: int) -> tuple[Recipe, str]:
     """The recipe with a setting, and the name of the one SAE of it to train."""
-    changes: dict[str, Any] = {}
-    if setting not in ("solo", "base"):
-        pairs = [part.partition("=") for part in setting.split(",")]
-        changes = {key: yaml.safe_load(value) for key, _, value in pairs}
-    seed = changes.pop("seed", recipe.seeds[0])
-    runner = recipe.runner | {"training_tokens": tokens, "n_checkpoints": 0}
-    runner["lr"] = changes.pop("lr", BASE_LR)
-    is_solo = setting == "solo" or changes.pop("solo", False)
-    update = {"seeds": [seed], "runner": runner, "sae": recipe.sae | BASE | changes}
+    sae = parsed(setting)
+    lr, is_solo, seed = (sae.pop(key) for key in ("lr", "solo", "seed"))
+    runner = recipe.runner | {"training_tokens": tokens, "n_checkpoints": 0, "lr": lr}
+    update = {"seeds": [seed], "runner": runner, "sae": recipe.sae | sae}
     return recipe.model_copy(update=update), f"{'solo' if is_solo else 'joint'}_{seed}"
 
 
-def trained(folder: Path, recipe: Recipe, setting: str, tokens: int) -> Path:
+def trained(run: Run, setting: str, tokens: int) -> Path:
     """Folder of the SAE of a setting, which is trained unless it is there."""
-    variant, name = changed(recipe, setting, tokens)
-    path = folder / "sweep" / f"{setting}_{tokens}" / name
+    variant, name = changed(run.recipe, setting, tokens)
+    path = run.folder / "sweep" / f"{setting}_{tokens}" / name
     if not path.is_dir():
-        run = Run(variant, folder, "cpu", groups=[[name]])
+        of_one = Run(variant, run.folder, "cpu", groups=[[name]])
         batch = variant.training.train_batch_size_tokens
-        kept = folder / "activations" / "train"
-        store = CachedActivations(kept, recipe.hook, batch, 0)
+        kept = run.folder / "activations" / "train"
+        store = CachedActivations(kept, variant.hook, batch, 0)
         # the first of the text, so that a sweep needs not wait for all of it
         store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
-        cfg, held_out = run.runner_config([name], tokens), run.held_out_metadata()
+        cfg = of_one.runner_config([name], tokens)
+        held_out = of_one.held_out_metadata()
         train_together(cfg, store, path.parent / "checkpoints", path.parent, held_out)
     return path
 
@@ -89,17 +107,19 @@ def counted(run: Run, path: Path) -> tuple[ReconstructionMeter, CooccurrenceCoun
     return meter, counter
 
 
+def phi_of(run: Run, setting: str, tokens: int) -> PhiByRate:
+    meter, counter = counted(run, trained(run, setting, tokens))
+    return phi_by_rate(counter, meter.fired >= MIN_FIRED)
+
+
 def measure(
-    folder: Path, recipe: Recipe, setting: str, tokens: int
+    run: Run, setting: str, tokens: int, solo: PhiByRate
 ) -> dict[str, float | None]:
-    run = Run(recipe, folder, "cpu")
-    path = trained(folder, recipe, setting, tokens)
+    path = trained(run, setting, tokens)
     meter, counter = counted(run, path)
     result = meter.result()
     alive = meter.fired >= MIN_FIRED
     phi, by_rate = summarize_phi(counter, alive), phi_by_rate(counter, alive)
-    meter, counter = counted(run, trained(folder, recipe, solo_of(setting), tokens))
-    reference = phi_by_rate(counter, meter.fired >= MIN_FIRED)
     return {
         "l2": result.normalized_l2,
         "l0": result.l0,
@@ -112,7 +132,7 @@ def measure(
             SAE.load_from_disk(path).W_dec, 368, 4
         ),
         "own_meta_explained": own_fit(path),
-        "phi_ratio": by_rate.ratio_at_equal_rates(reference),
+        "phi_ratio": by_rate.ratio_at_equal_rates(solo),
     }
 
 
@@ -142,40 +162,124 @@ def corrected(row: dict[str, Any]) -> float:
     return row["phi"] - row["phi_by_chance"]
 
 
-def table(tokens: int) -> Table:
+def shown(setting: str) -> str:
+    """What a setting changes, in the order of the table."""
+    sae = parsed(setting)
+    if sae["solo"]:
+        return f"solo, lr {sae['lr']:g}" + (", seed 43" * (sae["seed"] == 43))
+    changes = [
+        f"{NAMES.get(key, key)} {value:g}"
+        for key, value in sae.items()
+        if value != BASE[key]
+    ]
+    return ", ".join(changes) or "base"
+
+
+def meta_learning(row: dict[str, Any]) -> float:
+    """Meta steps of the whole run times meta_lr."""
+    recipe, _ = changed(load_recipe(NAME), row["setting"], row["tokens"])
+    n_steps = ceil(row["tokens"] / recipe.training.train_batch_size_tokens)
+    return meta_steps(recipe.joint, n_steps) * recipe.joint.meta_lr
+
+
+def to_solo(row: dict[str, Any]) -> tuple[float, float]:
+    """L2 and corrected mean |phi| over those of the solo SAEs of the same run."""
+    solos = [
+        other
+        for other in results()
+        if parsed(other["setting"])["solo"]
+        and solo_of(other["setting"]) == solo_of(row["setting"])
+        and other["tokens"] == row["tokens"]
+    ]
+    l2 = row["l2"] / np.mean([solo["l2"] for solo in solos])
+    return float(l2), float(
+        corrected(row) / np.mean([corrected(solo) for solo in solos])
+    )
+
+
+def table(tokens: int) -> Iterator[str]:
     """Differences are to the mean of the solo SAEs of the same learning rate; at equal rates,
     to the first of them."""
+    yield (
+        "| setting | meta steps x meta_lr | L2 | to solo | phi | to solo | at equal rates | alive "
+        "| a fresh meta SAE explains | its own |"
+    )
+    yield "|---" * 10 + "|"
     rows = [row for row in results() if row["tokens"] == tokens]
-    shown = Table(title=f"{tokens:,} tokens")
-    columns = ("L2", "to solo", "phi", "to solo", "at equal rates", "L0", "alive")
-    shown.add_column("setting")
-    for column in (*columns, "a fresh meta SAE explains", "its own"):
-        shown.add_column(column, justify="right")
-    for row in rows:
-        solos = [
-            r
-            for r in rows
-            if "solo" in r["setting"]
-            and solo_of(r["setting"]) == solo_of(row["setting"])
-        ]
-
-        def to_solo(value: Callable[[dict[str, Any]], float], row=row, solos=solos):  # type: ignore[no-untyped-def]
-            return f"{value(row) / np.mean([value(r) for r in solos]) - 1:+.1%}"
-
-        own = row["own_meta_explained"]
-        shown.add_row(
-            row["setting"].replace(",", ", "),
+    # solo SAEs before the joint ones of their learning rate
+    for row in sorted(rows, key=lambda row: _place(parsed(row["setting"]))):
+        own, (l2, phi) = row["own_meta_explained"], to_solo(row)
+        cells = (
+            shown(row["setting"]),
+            "" if own is None else f"{meta_learning(row):.2f}",
             f"{row['l2']:.4f}",
-            to_solo(lambda r: r["l2"]),
+            f"{l2 - 1:+.1%}",
             f"{corrected(row):.3e}",
-            to_solo(corrected),
+            f"{phi - 1:+.1%}",
             f"{row['phi_ratio'] - 1:+.1%}",
-            f"{row['l0']:.1f}",
-            str(row["n_alive"]),
+            f"{row['n_alive']:,}",
             f"{row['meta_explained']:.3f}",
             "" if own is None else f"{own:.3f}",
         )
-    return shown
+        yield f"| {' | '.join(cells)} |"
+
+
+def _place(setting: dict[str, Any]) -> list[float]:
+    return [-value if key == "solo" else value for key, value in setting.items()]
+
+
+def joint_rows(**fixed: float) -> list[dict[str, Any]]:
+    """Joint SAEs of the release's learning rate that have these settings."""
+    fixed |= {"lr": 1e-3, "solo": False}
+    return [row for row in results() if fixed.items() <= parsed(row["setting"]).items()]
+
+
+def plot() -> None:
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    lengths, bargain = figure.subplots(1, 2)
+    plot_lengths(lengths)
+    plot_bargain(bargain)
+    figure.savefig(PLOT, dpi=110)
+
+
+def plot_lengths(ax: Axes) -> None:
+    """What meta_lr does in runs of several lengths, all else being the base's."""
+    fixed = {k: v for k, v in BASE.items() if k not in ("lr", "meta_lr")}
+    rows = joint_rows(**fixed)
+    for tokens in sorted({row["tokens"] for row in rows}):
+        points = sorted(
+            (meta_learning(row), 100 * (to_solo(row)[1] - 1))
+            for row in rows
+            if row["tokens"] == tokens
+        )
+        ax.plot(*zip(*points, strict=True), "o-", label=f"{tokens / 1e6:g} M tokens")
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.set_xscale("log")
+    ax.set_xlabel("meta steps x meta_lr")
+    ax.set_ylabel("corrected mean |phi| to solo, %")
+    ax.legend()
+
+
+def plot_bargain(ax: Axes) -> None:
+    """What each setting of the longest list costs, and what it brings, by both measures."""
+    for coefficient in sorted(
+        {parsed(row["setting"])[COEFFICIENT] for row in joint_rows()}
+    ):
+        rows = [
+            row
+            for row in joint_rows(**{COEFFICIENT: coefficient})
+            if row["tokens"] == SWEPT
+        ]
+        l2 = [100 * (to_solo(row)[0] - 1) for row in rows]
+        phi = [100 * (to_solo(row)[1] - 1) for row in rows]
+        at_equal = [100 * (row["phi_ratio"] - 1) for row in rows]
+        (drawn,) = ax.plot(l2, phi, "o", label=f"lambda_2 {coefficient:g}")
+        ax.plot(l2, at_equal, "o", color=drawn.get_color(), fillstyle="none")
+    ax.plot([], [], "o", color="grey", fillstyle="none", label="at equal firing rates")
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.set_xlabel("normalised L2 to solo, %")
+    ax.set_ylabel("corrected mean |phi| to solo, %")
+    ax.legend()
 
 
 def main() -> None:
@@ -186,19 +290,28 @@ def main() -> None:
     running.add_argument("settings", nargs="+")
     showing = commands.add_parser("table")
     for command in (running, showing):
-        command.add_argument("--tokens", type=int, default=2_000_000)
+        command.add_argument("--tokens", type=int, default=SWEPT)
+    commands.add_parser("plot")
     args = parser.parse_args()
     if args.command == "table":
-        return Console(width=200).print(table(args.tokens))
+        return print("\n".join(table(args.tokens)))
+    if args.command == "plot":
+        return plot()
     recipe = load_recipe(NAME)
     # as it was cached
     cached = json.loads((args.folder / "run.json").read_text())["recipe"]
-    recipe = recipe.model_copy(update={"dataset": cached["dataset"]})
+    run = Run(
+        recipe.model_copy(update={"dataset": cached["dataset"]}), args.folder, "cpu"
+    )
+    solos: dict[str, PhiByRate] = {}
     for setting in args.settings:
         known = {(row["setting"], row["tokens"]) for row in results()}
         if (setting, args.tokens) not in known:
             row = {"setting": setting, "tokens": args.tokens}
-            row |= measure(args.folder, recipe, setting, args.tokens)
+            solo = solo_of(setting)
+            if solo not in solos:
+                solos[solo] = phi_of(run, solo, args.tokens)
+            row |= measure(run, setting, args.tokens, solos[solo])
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row) + "\n")
     return None

@@ -115,6 +115,12 @@ def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
             )
 
 
+def meta_steps(sae: MetaTrainingSAEConfig, n_steps: int) -> int:
+    """Steps that the meta SAE takes in `n_steps` steps of its primary."""
+    # a meta phase comes at the start of the step after its cycle
+    return (n_steps - 1) // sae.primary_steps_per_cycle * sae.meta_steps_per_cycle
+
+
 def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     """Warns where the meta SAE of a run learns too little to press on the primary."""
     sae = cfg.sae
@@ -123,9 +129,7 @@ def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
         or not sae.decomposability_coefficient
     ):
         return
-    # a meta phase comes at the start of the step after its cycle
-    n_cycles = (cfg.total_training_steps - 1) // sae.primary_steps_per_cycle
-    n_steps = n_cycles * sae.meta_steps_per_cycle
+    n_steps = meta_steps(sae, cfg.total_training_steps)
     if n_steps * sae.meta_lr < LEAST_META_LEARNING:
         warnings.warn(
             f"The meta SAE takes {n_steps:,} steps in this run, which times meta_lr={sae.meta_lr} "
