@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sae_lens import SAE
 
-from sae_lens_meta.checks import meta_steps
+from sae_lens_meta.checks import pace
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.phi import summarize_phi
@@ -57,10 +57,10 @@ BASE = {
     "meta_d_sae": 368,
     "primary_steps_per_cycle": 10,
 }
-NAMES = {
-    COEFFICIENT: "lambda_2",
-    "decomposability_bandwidth": "sigma^2",
-    "meta_steps_per_cycle": "meta steps per cycle",
+SHOWN = {
+    COEFFICIENT: "lambda_2 {:g}",
+    "decomposability_bandwidth": "sigma^2 {:g}",
+    "meta_steps_per_cycle": "cycle 10/{:g}",
 }
 
 
@@ -168,18 +168,17 @@ def shown(setting: str) -> str:
     if sae["solo"]:
         return f"solo, lr {sae['lr']:g}" + (", seed 43" * (sae["seed"] == 43))
     changes = [
-        f"{NAMES.get(key, key)} {value:g}"
+        SHOWN.get(key, key + " {:g}").format(value)
         for key, value in sae.items()
         if value != BASE[key]
     ]
     return ", ".join(changes) or "base"
 
 
-def meta_learning(row: dict[str, Any]) -> float:
-    """Meta steps of the whole run times meta_lr."""
+def pace_of(row: dict[str, Any]) -> float:
+    """How fast the meta SAE learned beside its primary."""
     recipe, _ = changed(load_recipe(NAME), row["setting"], row["tokens"])
-    n_steps = ceil(row["tokens"] / recipe.training.train_batch_size_tokens)
-    return meta_steps(recipe.joint, n_steps) * recipe.joint.meta_lr
+    return pace(recipe.joint, recipe.training.lr)
 
 
 def to_solo(row: dict[str, Any]) -> tuple[float, float]:
@@ -201,7 +200,7 @@ def table(tokens: int) -> Iterator[str]:
     """Differences are to the mean of the solo SAEs of the same learning rate; at equal rates,
     to the first of them."""
     yield (
-        "| setting | meta steps x meta_lr | L2 | to solo | phi | to solo | at equal rates | alive "
+        "| setting | pace | L2 | to solo | phi | to solo | at equal rates | alive "
         "| a fresh meta SAE explains | its own |"
     )
     yield "|---" * 10 + "|"
@@ -211,7 +210,7 @@ def table(tokens: int) -> Iterator[str]:
         own, (l2, phi) = row["own_meta_explained"], to_solo(row)
         cells = (
             shown(row["setting"]),
-            "" if own is None else f"{meta_learning(row):.2f}",
+            "" if own is None else f"{pace_of(row):.2g}",
             f"{row['l2']:.4f}",
             f"{l2 - 1:+.1%}",
             f"{corrected(row):.3e}",
@@ -228,57 +227,58 @@ def _place(setting: dict[str, Any]) -> list[float]:
     return [-value if key == "solo" else value for key, value in setting.items()]
 
 
-def joint_rows(**fixed: float) -> list[dict[str, Any]]:
-    """Joint SAEs of the release's learning rate that have these settings."""
-    fixed |= {"lr": 1e-3, "solo": False}
-    return [row for row in results() if fixed.items() <= parsed(row["setting"]).items()]
+def joint_rows(tokens: int, **fixed: float) -> list[dict[str, Any]]:
+    """Joint SAEs trained on so many tokens that have these settings, by pace."""
+    fixed |= {"solo": False}
+    rows = [row for row in results() if fixed.items() <= parsed(row["setting"]).items()]
+    return sorted((row for row in rows if row["tokens"] == tokens), key=pace_of)
 
 
 def plot() -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
-    lengths, bargain = figure.subplots(1, 2)
-    plot_lengths(lengths)
-    plot_bargain(bargain)
+    paces, bargains = figure.subplots(1, 2, sharey=True)
+    plot_paces(paces)
+    plot_bargains(bargains)
     figure.savefig(PLOT, dpi=110)
 
 
-def plot_lengths(ax: Axes) -> None:
-    """What meta_lr does in runs of several lengths, all else being the base's."""
-    fixed = {k: v for k, v in BASE.items() if k not in ("lr", "meta_lr")}
-    rows = joint_rows(**fixed)
-    for tokens in sorted({row["tokens"] for row in rows}):
-        points = sorted(
-            (meta_learning(row), 100 * (to_solo(row)[1] - 1))
-            for row in rows
-            if row["tokens"] == tokens
-        )
-        ax.plot(*zip(*points, strict=True), "o-", label=f"{tokens / 1e6:g} M tokens")
+def plot_paces(ax: Axes) -> None:
+    """What the meta SAE's pace does in runs of several lengths, all else being the base's."""
+    moved = ("lr", "meta_lr", "meta_steps_per_cycle")
+    fixed = {key: value for key, value in BASE.items() if key not in moved}
+    for colour, tokens in enumerate(sorted({row["tokens"] for row in results()})):
+        for lr, line in ((1e-3, "-"), (3e-4, ":")):
+            for n_steps, marker in ((5, "o"), (20, "^")):
+                changes = {"lr": lr, "meta_steps_per_cycle": n_steps}
+                rows = joint_rows(tokens, **fixed | changes)
+                fall = [100 * (to_solo(row)[1] - 1) for row in rows]
+                label = f"{tokens / 1e6:g} M tokens, lr {lr:g}, cycle 10/{n_steps}"
+                if rows:
+                    style: dict[str, Any] = {"label": label, "color": f"C{colour}"}
+                    ax.plot(list(map(pace_of, rows)), fall, line + marker, **style)
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set_xscale("log")
-    ax.set_xlabel("meta steps x meta_lr")
+    ax.set_xticks([0.15, 0.5, 1.5, 5], ["0.15", "0.5", "1.5", "5"], minor=False)
+    ax.minorticks_off()
+    ax.set_xlabel("pace of the meta SAE")
     ax.set_ylabel("corrected mean |phi| to solo, %")
-    ax.legend()
+    ax.legend(fontsize="small")
 
 
-def plot_bargain(ax: Axes) -> None:
-    """What each setting of the longest list costs, and what it brings, by both measures."""
-    for coefficient in sorted(
-        {parsed(row["setting"])[COEFFICIENT] for row in joint_rows()}
-    ):
-        rows = [
-            row
-            for row in joint_rows(**{COEFFICIENT: coefficient})
-            if row["tokens"] == SWEPT
-        ]
-        l2 = [100 * (to_solo(row)[0] - 1) for row in rows]
-        phi = [100 * (to_solo(row)[1] - 1) for row in rows]
+def plot_bargains(ax: Axes) -> None:
+    """What each setting costs, and what it brings, by both measures."""
+    for coefficient in (0.1, 0.3, 1.0):
+        rows = joint_rows(SWEPT, **{"lr": 1e-3, COEFFICIENT: coefficient})
+        l2, phi = zip(*map(to_solo, rows), strict=True)
+        cost = 100 * (np.array(l2) - 1)
+        (drawn,) = ax.plot(
+            cost, 100 * (np.array(phi) - 1), "o", label=f"lambda_2 {coefficient:g}"
+        )
         at_equal = [100 * (row["phi_ratio"] - 1) for row in rows]
-        (drawn,) = ax.plot(l2, phi, "o", label=f"lambda_2 {coefficient:g}")
-        ax.plot(l2, at_equal, "o", color=drawn.get_color(), fillstyle="none")
+        ax.plot(cost, at_equal, "o", color=drawn.get_color(), fillstyle="none")
     ax.plot([], [], "o", color="grey", fillstyle="none", label="at equal firing rates")
     ax.axhline(0, color="black", linewidth=0.5)
-    ax.set_xlabel("normalised L2 to solo, %")
-    ax.set_ylabel("corrected mean |phi| to solo, %")
+    ax.set_xlabel(f"normalised L2 to solo, %, at {SWEPT / 1e6:g} M tokens")
     ax.legend()
 
 

@@ -44,8 +44,8 @@ class DemoConfig:
     """
     Settings of the side-by-side run.
 
-    The cycle and `meta_lr` are not the paper's, whose runs are 500 times longer: with
-    3e-4 the meta SAE learns too little in 200,000 tokens to press on the primary.
+    The cycle and `meta_lr` are not the paper's, with which the meta SAE does not keep up
+    with its primary.
 
     Args:
         model (str): `smollm2`, the path of a GGUF file, or a model that SAELens loads.

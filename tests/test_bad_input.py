@@ -98,23 +98,22 @@ def test_command_line_ends_with_one_line(
     assert message in command(*args)
 
 
-def test_a_run_too_short_for_its_meta_sae_is_warned_of(
+def test_a_meta_sae_too_slow_for_its_primary_is_warned_of(
     command: Any, tmp_path: Path
 ) -> None:
-    def config(n_steps: int, coefficient: float = 0.3) -> Any:
-        changes = {"meta_lr": 1e-3, "decomposability_coefficient": coefficient}
-        batch = {"train_batch_size_tokens": 128, "training_tokens": 128 * n_steps}
-        return runner_config(tmp_path, tmp_path, meta_config(**changes), **batch)
+    def config(lr: float, coefficient: float = 0.3) -> Any:
+        # 3 primary and 2 meta steps a cycle
+        changes = {"meta_lr": 3e-3, "decomposability_coefficient": coefficient}
+        return runner_config(tmp_path, tmp_path, meta_config(**changes), lr=lr)
 
-    # 3 primary and 2 meta steps a cycle, whose meta phase the next step begins with
-    with pytest.warns(UserWarning, match="takes 498 steps .* meta_lr=0.001 is 0.498"):
-        warn_of_slow_meta_sae(config(3 * 250))
+    with pytest.warns(UserWarning, match="learns at 0.5 times .* meta_lr=0.003"):
+        warn_of_slow_meta_sae(config(lr=4e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_slow_meta_sae(config(3 * 250 + 1))
-        warn_of_slow_meta_sae(config(1, coefficient=0))
+        warn_of_slow_meta_sae(config(lr=2e-3))
+        warn_of_slow_meta_sae(config(lr=4e-3, coefficient=0))
     with pytest.warns(UserWarning, match="Set meta_lr, up to 3e-3"):
-        command("--d_in", "24")
+        command("--d_in", "24", "--meta_lr", "0.0003")
 
 
 def test_command_line_refuses_a_truncated_checkpoint(

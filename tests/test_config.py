@@ -14,10 +14,10 @@ from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig, register
 from tests.helpers import meta_config
 
 
-def test_defaults_are_those_of_the_paper() -> None:
+def test_defaults_are_those_of_the_paper_but_for_the_meta_lr() -> None:
     cfg = MetaTrainingSAEConfig(d_in=1280, d_sae=20480)
     assert cfg.meta_width == 1843  # 9 %
-    assert (cfg.meta_k, cfg.meta_lr) == (8, 3e-4)
+    assert (cfg.meta_k, cfg.meta_lr) == (8, 3e-3)
     assert (cfg.meta_adam_beta1, cfg.meta_adam_beta2) == (0.9, 0.99)
     assert cfg.decomposability_coefficient == 0.3
     assert cfg.decomposability_bandwidth == 1.0
