@@ -58,6 +58,7 @@ BASE = {
     "primary_steps_per_cycle": 10,
 }
 SHOWN = {
+    "solo": "solo",
     COEFFICIENT: "lambda_2 {:g}",
     "decomposability_bandwidth": "sigma^2 {:g}",
     "meta_steps_per_cycle": "cycle 10/{:g}",
@@ -163,13 +164,10 @@ def corrected(row: dict[str, Any]) -> float:
 
 
 def shown(setting: str) -> str:
-    """What a setting changes, in the order of the table."""
-    sae = parsed(setting)
-    if sae["solo"]:
-        return f"solo, lr {sae['lr']:g}" + (", seed 43" * (sae["seed"] == 43))
+    """What a setting changes of the base, in the order of the table."""
     changes = [
         SHOWN.get(key, key + " {:g}").format(value)
-        for key, value in sae.items()
+        for key, value in parsed(setting).items()
         if value != BASE[key]
     ]
     return ", ".join(changes) or "base"
