@@ -134,8 +134,8 @@ def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
         f"The meta SAE learns at {pace(sae, cfg.lr):.3g} times the pace of its primary: "
         f"meta_steps_per_cycle={sae.meta_steps_per_cycle} at meta_lr={sae.meta_lr} to "
         f"primary_steps_per_cycle={sae.primary_steps_per_cycle} at lr={cfg.lr}. Below "
-        f"{LEAST_PACE:g} the penalty costs reconstruction and does little else. Set meta_lr, up "
-        "to 3e-3, or meta_steps_per_cycle higher: docs/training.md.",
+        f"{LEAST_PACE:g} mean |phi| fell little in most of our runs, and reconstruction paid for it. "
+        "Set meta_lr, up to 3e-3, or meta_steps_per_cycle higher: docs/training.md.",
         stacklevel=2,
     )
 

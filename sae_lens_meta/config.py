@@ -49,7 +49,7 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
         primary_steps_per_cycle (int): Primary steps, with the meta SAE frozen, in one cycle.
         meta_steps_per_cycle (int): Meta steps, each on all decoder rows, that end a cycle.
         meta_lr (float): Learning rate of the meta SAE's own Adam. The paper's is 3e-4, with
-            which it did not keep up with its primary in our runs: docs/training.md.
+            which mean |phi| hardly fell in our runs: docs/training.md.
         meta_adam_beta1 (float): The beta1 parameter of the meta SAE's own Adam.
         meta_adam_beta2 (float): The beta2 parameter of the meta SAE's own Adam.
         init_seed (int): Seed of the initial weights. SAELens's runners seed nothing, so that

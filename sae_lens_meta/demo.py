@@ -44,8 +44,8 @@ class DemoConfig:
     """
     Settings of the side-by-side run.
 
-    The cycle and `meta_lr` are not the paper's, with which the meta SAE does not keep up
-    with its primary.
+    The cycle and `meta_lr` are not the paper's, with which the meta SAE is slow
+    beside its primary: docs/training.md.
 
     Args:
         model (str): `smollm2`, the path of a GGUF file, or a model that SAELens loads.
