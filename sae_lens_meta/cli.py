@@ -7,11 +7,11 @@ from pathlib import Path
 
 from datasets.exceptions import DatasetsError
 from rich.console import Console
-from sae_lens import SAE, LanguageModelSAETrainingRunner
+from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
-from sae_lens_meta.calibration import calibrate
+from sae_lens_meta.calibration import Rule, calibrate, selected_per_token
 from sae_lens_meta.checks import (
     check_dataset,
     check_hook,
@@ -39,9 +39,11 @@ from sae_lens_meta.evaluation.compare import (
 )
 from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
-from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 
@@ -76,13 +78,19 @@ def train(args: list[str]) -> None:
     runner.run()
 
 
-def calibrate_saved(path: Path, source: SourceConfig, rule: str, batch: int) -> None:
+def calibrate_saved(
+    path: Path, source: SourceConfig, rule: Rule, batch: int, k: float | None
+) -> None:
     """Gives a saved JumpReLU SAE one threshold per latent and writes it back."""
-    sae = SAE.load_from_disk(path, source.device)
-    activations = load_source(source, sae).stream(sae, source.tokens)
-    report = calibrate(sae, regroup(activations, batch), rule=rule)  # type: ignore[arg-type]
+    saved = SavedSAE.read(path)
+    sae = saved.load(source.device)
+    selected_per_token(sae, k)  # or an error before anything is read
+    activations, measured_on = load_source(source, [saved], to_calibrate=True)
+    batches = regroup(activations.stream(source.tokens), batch)
+    report = calibrate(sae, batches, k, rule, measured_on.text)
     sae.save_model(path)
     console = Console()
+    _say(measured_on.notes, measured_on.warnings, console)
     for name, value in vars(report).items():
         console.print(f"{name:>14}  {value}")
 
@@ -91,16 +99,22 @@ def evaluate_saved(
     name: str, source: SourceConfig, ce_tokens: int, output: Path | None
 ) -> None:
     """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
-    path = sae_folder(name)
-    sae = SAE.load_from_disk(path, source.device)
-    loaded = load_source(source, sae)
-    result = evaluate(Path(name).name, sae, loaded, source.tokens, ce_tokens)
+    saved = SavedSAE.read(sae_folder(name))
+    sae = saved.load(source.device)
+    activations, measured_on = load_source(source, [saved])
+    result = evaluate(Path(name).name, sae, activations, source.tokens, ce_tokens)
     console = Console()
-    console.print(evaluation_table([result]))
+    _say(measured_on.notes, measured_on.warnings, console)
+    console.print(evaluation_table([result], measured_on))
     is_release = not Path(name).is_dir()
-    target = output or (Path() if is_release else path) / "evaluation.json"
-    result.save(target)
+    target = output or (Path() if is_release else saved.path) / "evaluation.json"
+    result.save(target, measured_on)
     console.print(f"Written: {target}")
+
+
+def _say(notes: list[str], warnings: list[str], console: Console) -> None:
+    for line in [*notes, *(f"Warning: {warning}" for warning in warnings)]:
+        console.print(line, style="yellow", markup=False)
 
 
 def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
@@ -108,8 +122,7 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     comparison = compare(cfg, source)
     console = Console()
     console.print(comparison_table(comparison))
-    for warning in comparison.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {warning}")
+    _say(comparison.source.notes, comparison.warnings, console)
     for sentence in comparison.verdict:
         console.print(sentence)
     files = ("comparison.json", "report.html")
@@ -172,6 +185,9 @@ def _dispatch(args: list[str]) -> None:
     calibration.add_argument(
         "--batch", type=int, default=4096, help="tokens that BatchTopK selects over"
     )
+    calibration.add_argument(
+        "--k", type=float, help="latents a token, where the SAE does not record it"
+    )
     evaluation = commands.add_parser("evaluate", help=evaluate_saved.__doc__)
     evaluation.add_argument("--output", type=Path, help="where to write the figures")
     evaluation.add_argument(
@@ -215,7 +231,7 @@ def _dispatch(args: list[str]) -> None:
     if parsed.command == "demo":
         run_demo(parsed.config, Console())
     elif parsed.command == "calibrate":
-        calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
+        calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch, parsed.k)
     elif parsed.command == "list":
         list_releases(parsed.pattern)
     elif parsed.command == "autointerp":

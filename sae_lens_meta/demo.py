@@ -22,16 +22,13 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.config import MetaTrainingSAEConfig
 from sae_lens_meta.evaluation.evaluate import model_cost
+from sae_lens_meta.evaluation.language_model import SMOLLM2, model_path
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionMeter,
 )
-from sae_lens_meta.evaluation.source import (
-    SMOLLM2,
-    ActivationSource,
-    model_path,
-)
+from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.evaluation.top_contexts import TopContexts
 from sae_lens_meta.text import PYDOC, load_text
 

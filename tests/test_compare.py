@@ -17,12 +17,14 @@ from sae_lens import SAE
 from sae_lens_meta.cli import main
 from sae_lens_meta.evaluation.comparison import PHI, Comparison
 from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import load_source
+from sae_lens_meta.saved import SavedSAE
 from tests.helpers import phi_by_chance
-from tests.tiny_llama import CONTEXT, save_tiny_llama, save_trained
+from tests.tiny_llama import save_tiny_llama, save_trained
 
 TOKENS, MIN_FIRED = 8192, 30
-SOURCE = ["--tokens", str(TOKENS), "--context_size", str(CONTEXT)]
+SOURCE = ["--tokens", str(TOKENS)]
 # what meta SAEs explain is tested elsewhere, and here they would take most of the time
 FAST = ["--ce_tokens", "2048", "--n_candidates", "5", "--meta_steps", "20"]
 
@@ -78,10 +80,8 @@ def found(output: Path) -> Comparison:
 def fires(saes: dict[str, Path]) -> dict[str, np.ndarray]:
     """Which latents fire on each token, `[n_tokens, d_sae]`."""
     loaded = {name: SAE.load_from_disk(path) for name, path in saes.items()}
-    any_sae = loaded["solo_0"]
-    source = load_source(SourceConfig(context_size=CONTEXT), any_sae)
-    stream = source.stream(any_sae, TOKENS)
-    x = torch.cat([batch.activations.flatten(0, 1) for batch in stream])
+    source, _ = load_source(SourceConfig(), [SavedSAE.read(saes["solo_0"])])
+    x = torch.cat([batch.rows for batch in source.stream(TOKENS)])
     return {name: (sae.encode(x) > 0).numpy() for name, sae in loaded.items()}
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from sae_lens import SAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from simple_parsing import field
+from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
     summarize,
@@ -22,23 +20,25 @@ from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.entries import (
     Entry,
-    Role,
     check_comparable,
     named_entries,
     variants,
 )
 from sae_lens_meta.evaluation.evaluate import META_STEPS
 from sae_lens_meta.evaluation.family import Family
+from sae_lens_meta.evaluation.independence import check_members, repeated_trainings
+from sae_lens_meta.evaluation.measured_on import (
+    EVERY_TOKEN,
+    NEEDED,
+    MeasuredOn,
+    SourceConfig,
+)
 from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
 from sae_lens_meta.evaluation.report import write_report
-from sae_lens_meta.evaluation.source import (
-    ActivationSource,
-    SourceConfig,
-    load_source,
-)
+from sae_lens_meta.evaluation.source import load_source
 from sae_lens_meta.evaluation.verdict import verdict
-from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.saved import SavedSAE
 
 PACKAGES = ("sae-lens-meta", "sae-lens", "torch", "transformers", "numpy")
 
@@ -84,7 +84,7 @@ class CompareConfig:
 def compare(
     cfg: CompareConfig,
     source_cfg: SourceConfig,
-    source: ActivationSource | None = None,
+    model: HookedRootModule | None = None,
 ) -> Comparison:
     """
     Runs every measure on all SAEs; writes comparison.json, its schema and report.html.
@@ -95,25 +95,31 @@ def compare(
     Args:
         cfg: what to compare.
         source_cfg: text and language model; text that training did not see.
-        source: what `source_cfg` names, where it is loaded already.
+        model: the language model, where it is loaded already.
 
     Raises:
-        ValueError: if there is no joint or no solo SAE, the SAEs do not read the same
-            activations, a path stands twice, solo SAEs are of several settings, a decoder
+        ValueError: if there is no joint or no solo SAE, a path or the same weights stand twice,
+            an SAE is not what it is given as, thresholds were taken by different rules, the
+            SAEs do not read the same activations, solo SAEs are of several settings, a decoder
             row has no direction, the text is empty, fewer than two latents fire in all
             SAEs, or the folder keeps progress of another comparison.
         FileNotFoundError: if a path does not exist.
     """
-    roles: dict[Role, list[Path]] = {
-        "solo": cfg.solo,
-        "solo_equal_l2": cfg.solo_equal_l2,
-        "joint": cfg.joint,
-    }
-    entries = named_entries(roles)
-    saes = {e.id: check_saved_sae(e.path, source_cfg.device) for e in entries}
-    has_model = source_cfg.model is not None
-    check_comparable({e.name: saes[e.id] for e in entries}, any_model=has_model)
-    variant = variants(entries, saes)
+    entries = named_entries(
+        {
+            "solo": cfg.solo,
+            "solo_equal_l2": cfg.solo_equal_l2,
+            "joint": cfg.joint,
+        }
+    )
+    saved = {entry.id: entry.saved for entry in entries}
+    for one in saved.values():
+        one.check_is_sae()
+    check_members(entries, saved)
+    given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
+    check_comparable({entry.name: entry.saved for entry in entries}, given)
+    variant = variants(entries, saved)
+    saes = {id_: one.load(source_cfg.device) for id_, one in saved.items()}
     solo, joint = (
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
@@ -123,7 +129,7 @@ def compare(
     progress = cfg.output / "progress"
     claim(progress, _fingerprint(cfg, source_cfg, entries))
 
-    source = source or load_source(source_cfg, saes[solo])
+    source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
     run_passes(passes, saes, source, source_cfg.tokens, progress)
 
     family = Family(saes, source, progress, solo)
@@ -134,16 +140,17 @@ def compare(
         )
         for e in entries
     }
-    comparison = _new_comparison(cfg, source_cfg, saes[solo])
+    comparison = _new_comparison(cfg, measured_on)
     comparison.saes = [result for result, _ in found.values()]
     comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
+    comparison.repeated_trainings = repeated_trainings(entries, saved)
     if cfg.n_candidates > 0:
         candidates = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
         comparison.splitting = candidates
         comparison.vocabulary = family.vocabulary(candidates)
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
-    comparison.warnings = _warnings(comparison, source_cfg, saes.values())
+    comparison.warnings = _warnings(comparison)
     comparison.verdict = verdict(comparison)
     comparison.save(cfg.output)
     write_report(comparison, cfg.output / "report.html")
@@ -162,8 +169,7 @@ def check_measured(paths: Iterable[Path], folder: Path) -> None:
     comparison = Comparison.load(folder / "comparison.json")
     measured = {sae.weights_sha256 for sae in comparison.saes}
     for path in paths:
-        check_saved_sae(path)
-        if file_sha256(path / SAE_WEIGHTS_FILENAME) not in measured:
+        if SavedSAE.read(path).weights_sha256 not in measured:
             raise ValueError(
                 f"{folder / 'comparison.json'} did not measure the SAE at {path}, or one of "
                 "other weights. Run `sae-lens-meta compare` on it."
@@ -195,50 +201,29 @@ def _fingerprint(
     return fingerprint(of, paths, source_cfg.dataset)
 
 
-def _new_comparison(
-    cfg: CompareConfig, source_cfg: SourceConfig, solo: SAE[Any]
-) -> Comparison:
+def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
     """What the comparison is made with, without results."""
-    metadata = solo.cfg.metadata
     return Comparison(
         format=FORMAT,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
-        source=_plain(source_cfg) | {"model": source_cfg.model or metadata.model_name},
-        hook=metadata.hook_name,
+        source=measured_on,
         settings=_plain(cfg),
     )
 
 
-def _warnings(
-    comparison: Comparison, source_cfg: SourceConfig, saes: Iterable[SAE[Any]]
-) -> list[str]:
-    warnings = []
-    if comparison.n_tokens < source_cfg.tokens - source_cfg.context_size:
-        warnings.append(
-            f"The text ended after {comparison.n_tokens:,} of {source_cfg.tokens:,} tokens."
-        )
-    if any(_may_have_seen(sae, source_cfg) for sae in saes):
-        warnings.append(
-            f"An SAE was trained on {source_cfg.dataset!r} too, and does not record that "
-            "these documents were kept from its training. Pass over those that it has read "
-            "with --first_document."
-        )
+def _warnings(comparison: Comparison) -> list[str]:
+    source = comparison.source
+    warnings = [*comparison.repeated_trainings, *source.warnings]
+    n_read = comparison.n_tokens
+    is_short = n_read < source.tokens - source.context_size
+    if is_short and source.token_set == EVERY_TOKEN:
+        warnings.append(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in comparison.saes:
         if not sae.training:
             warnings.append(f"{sae.name} does not record how it was trained.")
     return warnings
-
-
-def _may_have_seen(sae: SAE[Any], source_cfg: SourceConfig) -> bool:
-    if sae.cfg.metadata.dataset_path != source_cfg.dataset:
-        return False
-    kept = sae.cfg.metadata.held_out or {}
-    last = source_cfg.first_document + source_cfg.held_out_documents
-    is_same_order = kept.get("text_seed") == source_cfg.text_seed
-    is_passed_over = source_cfg.first_document > 0 and not kept
-    return not (is_passed_over or (is_same_order and last <= kept["documents"]))
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

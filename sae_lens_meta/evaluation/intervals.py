@@ -60,7 +60,9 @@ def mean_over_seeds(values: list[float]) -> Interval | None:
     return Interval(float(np.mean(values)) - half, float(np.mean(values)) + half)
 
 
-def percent_over_seeds(values: list[float], baseline: list[float]) -> Interval | None:
+def percent_over_seeds(
+    values: list[float], baseline: list[float], level: float = LEVEL
+) -> Interval | None:
     """
     Interval, over seeds, of how many percent the mean of `values` is above that of `baseline`.
 
@@ -75,13 +77,13 @@ def percent_over_seeds(values: list[float], baseline: list[float]) -> Interval |
     mean, base = float(np.mean(values)), float(np.mean(baseline))
     squares = np.var(values) * n + np.var(baseline) * n_base
     error = (squares / degrees * (1 / n + (mean / base) ** 2 / n_base)) ** 0.5
-    half = 100 * _t(degrees) * float(error) / abs(base)
+    half = 100 * _t(degrees, level) * float(error) / abs(base)
     percent = 100 * (mean / base - 1)
     return Interval(percent - half, percent + half)
 
 
-def _t(degrees: int) -> float:
-    return float(stats.t.ppf(0.5 + LEVEL / 2, degrees))
+def _t(degrees: int, level: float = LEVEL) -> float:
+    return float(stats.t.ppf(0.5 + level / 2, degrees))
 
 
 class PhiBlocks:

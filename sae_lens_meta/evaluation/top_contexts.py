@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, encode
+from sae_lens_meta.evaluation.activations import ActivationBatch
 
 
 @dataclass
@@ -54,7 +54,7 @@ class TopContexts:
 
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        acts = encode(self.sae, batch.activations)
+        acts = batch.codes(self.sae)
         for latent, peaks in self.peaks.items():
             values = acts[..., latent].cpu()
             top = values.flatten().topk(min(self.n_top, values.numel()))

@@ -13,12 +13,9 @@ from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.evaluation.source import (
-    ActivationSource,
-    SourceConfig,
-    model_path,
-    without_advice,
-)
+from sae_lens_meta.evaluation.language_model import model_metadata, model_path
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import without_advice
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
 from sae_lens_meta.reproduce.cache import (
     SHARD_TOKENS,
@@ -28,7 +25,7 @@ from sae_lens_meta.reproduce.cache import (
     fill_cache,
 )
 from sae_lens_meta.reproduce.rehearsal import random_model
-from sae_lens_meta.text import load_text
+from sae_lens_meta.text import load_text, text_identity
 
 
 @dataclass
@@ -202,26 +199,33 @@ class Run:
         n = held_out.select if first else held_out.compare
         return load_text(self.recipe.dataset, n, self.recipe.text_seed, first)[1]
 
-    def comparison_source(self) -> ActivationSource:
-        """Model and text that the final figures are taken on."""
-        text = self.held_out(0)
-        return ActivationSource(self.model, text, self.context_size, self.device)
-
     def source_config(self) -> SourceConfig:
-        """What `comparison_source` is made of."""
+        """The text that the final figures are taken on; the SAEs record the rest."""
         return SourceConfig(
-            model=self.recipe.model,
-            model_class=self.recipe.model_class,
             dataset=self.recipe.dataset,
             held_out_documents=self.recipe.held_out.compare,
+            first_document=0,
             text_seed=self.recipe.text_seed,
             tokens=self.recipe.compare_tokens,
-            context_size=self.context_size,
             device=self.device,
         )
 
-    def held_out_metadata(self) -> dict[str, Any]:
-        """What an SAE records of the documents kept from its training."""
+    def selection_text(self) -> dict[str, Any]:
+        """What `selection` is read from, as thresholds record it (`MeasuredOn.text`)."""
+        return {
+            "name": Path(self.recipe.dataset).name,
+            "sha256": text_identity(self.recipe.dataset).sha256,
+            "first_document": self.recipe.held_out.compare,
+            "documents": self.recipe.held_out.select,
+            "text_seed": self.recipe.text_seed,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """What an SAE records beside what SAELens has it record: its text and its model."""
         held_out = self.recipe.held_out
         documents = held_out.compare + held_out.select
-        return {"documents": documents, "text_seed": self.recipe.text_seed}
+        return {
+            "held_out": {"documents": documents, "text_seed": self.recipe.text_seed},
+            "text_sha256": text_identity(self.recipe.dataset).sha256,
+            **({} if self.is_rehearsal else model_metadata(self.recipe.model)),
+        }

@@ -76,7 +76,7 @@ def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
             store,
             run.checkpoints / str(place),
             run.saes,
-            run.held_out_metadata(),
+            run.metadata(),
         )
     except torch.OutOfMemoryError as error:
         fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
@@ -142,7 +142,9 @@ def calibrate_all(run: Run) -> Figures:
     for path in run.all_paths():
         store_matrices(path, run.recipe.matrices)
         sae = SAE.load_from_disk(path, run.device)
-        figures[path.name] = asdict(calibrate(sae, run.selection()))
+        figures[path.name] = asdict(
+            calibrate(sae, run.selection(), text=run.selection_text())
+        )
         sae.save_model(path)
         store_matrices(path, run.recipe.matrices)
         if (path / META_FOLDER).is_dir():
@@ -168,7 +170,7 @@ def compare_all(run: Run) -> Figures:
         solo_equal_l2=run.paths(EQUAL_L2),
         output=run.folder / "comparison",
     )
-    found = compare(cfg, run.source_config(), run.comparison_source())
+    found = compare(cfg, run.source_config(), run.model)
     return {"verdict": found.verdict, "warnings": found.warnings}
 
 
@@ -177,7 +179,7 @@ def interpret(run: Run) -> Figures:
     paths = {JOINT: run.paths(JOINT)[0], SOLO: run.paths(SOLO)[0]}
     cfg = replace(run.recipe.interpreting, output=run.folder / "autointerp")
     judge = _judge(run)
-    found = autointerp(paths, judge, cfg, run.source_config(), run.comparison_source())
+    found = autointerp(paths, judge, cfg, run.source_config(), run.model)
     add_autointerp(found, run.folder / "comparison")
     return {"judge": found.judge, "n_latents": len(found.saes[0].latents)}
 

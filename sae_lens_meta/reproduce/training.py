@@ -59,7 +59,7 @@ def train_together(
     store: Store,
     checkpoints: Path,
     output: Path,
-    held_out: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> TrainingFigures:
     """
     Trains `cfg.saes` on the same activations and exports each to a folder of its name.
@@ -73,13 +73,13 @@ def train_together(
         checkpoints: folder that receives them. The newest can be gone on from; of older
             ones the solo SAEs' weights are kept.
         output: folder that receives the exported SAEs.
-        held_out: documents kept from the training, for the SAEs' metadata.
+        metadata: of the SAEs, besides what SAELens's runner records.
 
     Raises:
         ValueError: if the activations end before the training does.
     """
     saes = {
-        name: MetaTrainingSAE(_sae_config(cfg, name, held_out)) for name in cfg.saes
+        name: MetaTrainingSAE(_sae_config(cfg, name, metadata)) for name in cfg.saes
     }
     starts = {
         name: _meta_decoder(sae)
@@ -157,7 +157,7 @@ def _prune(folder: Path) -> None:
 
 
 def _sae_config(
-    cfg: MultiSAETrainingRunnerConfig, name: str, held_out: dict[str, Any]
+    cfg: MultiSAETrainingRunnerConfig, name: str, metadata: dict[str, Any]
 ) -> MetaTrainingSAEConfig:
     """The SAE's config with the metadata that SAELens's runner would give it."""
     sae_cfg: Any = cfg.saes[name]
@@ -175,7 +175,8 @@ def _sae_config(
     ):
         setattr(sae_cfg.metadata, key, getattr(cfg, key))
     sae_cfg.metadata.hook_name = cfg.hook_names_per_sae[name]
-    sae_cfg.metadata.held_out = held_out
+    for key, value in metadata.items():
+        setattr(sae_cfg.metadata, key, value)
     return sae_cfg
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 from sae_lens import SAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from simple_parsing import field
+from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
 from sae_lens_meta.evaluation.autointerp.contexts import (
     ContextCollector,
@@ -45,8 +44,9 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
 )
 from sae_lens_meta.evaluation.entries import check_comparable
 from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, load_source
-from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.evaluation.measured_on import NEEDED, SourceConfig
+from sae_lens_meta.evaluation.source import ActivationSource, load_source
+from sae_lens_meta.saved import SavedSAE
 
 N_QUARTERS = 4
 CONTROL = "random directions"
@@ -162,7 +162,7 @@ def autointerp(
     judge: Judge,
     cfg: AutointerpConfig,
     source_cfg: SourceConfig,
-    source: ActivationSource | None = None,
+    model: HookedRootModule | None = None,
 ) -> AutoInterpretation:
     """
     Explains and scores latents of one SAE, or of two SAEs over matched latents.
@@ -175,7 +175,7 @@ def autointerp(
         judge: who explains and scores.
         cfg: how many latents and windows.
         source_cfg: text and language model; text that training did not see.
-        source: what `source_cfg` names, where it is loaded already.
+        model: the language model, where it is loaded already.
 
     Raises:
         ValueError: if there are more than two SAEs or none, they read different activations,
@@ -183,13 +183,16 @@ def autointerp(
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
-    if cfg.window > source_cfg.context_size:
+    if not 1 <= len(paths) <= 2:
+        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
+    saved = {name: SavedSAE.read(path) for name, path in paths.items()}
+    subjects = _subjects(saved, cfg, source_cfg)
+    source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
+    if cfg.window > measured_on.context_size:
         raise ValueError(
             f"A window of {cfg.window} tokens does not fit into a context of "
-            f"{source_cfg.context_size}. Give a smaller --window."
+            f"{measured_on.context_size}. Give a smaller --window."
         )
-    subjects = _subjects(paths, cfg, source_cfg)
-    source = source or load_source(source_cfg, subjects[0].sae)
     for subject in subjects:
         subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
     places = _usable(subjects, cfg.latents)
@@ -216,8 +219,7 @@ def autointerp(
         judge=judge.model,
         prompt_version=VERSION,
         settings=_plain(cfg),
-        source=_plain(source_cfg),
-        hook=subjects[0].sae.cfg.metadata.hook_name,
+        source=measured_on,
         saes=saes,
         differences=_differences(pairs) if len(subjects) == 2 else [],
         by_firing_rate=_by_firing_rate(pairs) if len(subjects) == 2 else [],
@@ -233,7 +235,7 @@ def _collect(
     """Windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
     cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
-    for batch in source.stream(subject.sae, n_tokens):
+    for batch in source.stream(n_tokens):
         collector.update(batch)
         if cache:
             cache.update(batch)
@@ -244,14 +246,13 @@ def _collect(
 
 
 def _subjects(
-    paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
+    saved: dict[str, SavedSAE], cfg: AutointerpConfig, source_cfg: SourceConfig
 ) -> list[Subject]:
-    if CONTROL in paths:
+    if CONTROL in saved:
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
-    if not 1 <= len(paths) <= 2:
-        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
-    saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
-    check_comparable(saes, any_model=source_cfg.model is not None)
+    given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
+    check_comparable(saved, given)
+    saes = {name: one.load(source_cfg.device) for name, one in saved.items()}
     if cfg.random_directions:
         check_thresholds(next(iter(saes.values())))
     first, *others = saes.values()
@@ -264,7 +265,7 @@ def _subjects(
         order = order[partner[order] >= 0][:n_drawn]
         drawn = [order.tolist(), partner[order].tolist()]
     return [
-        Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
+        Subject(name, sae, saved[name].weights_sha256, latents)
         for (name, sae), latents in zip(saes.items(), drawn, strict=True)
     ]
 
@@ -288,8 +289,8 @@ def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
 def _random_directions(
     subject: Subject, source: ActivationSource, cfg: AutointerpConfig
 ) -> Subject:
-    batches = source.stream(subject.sae, N_RATE_TOKENS)
-    activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
+    batches = source.stream(N_RATE_TOKENS)
+    activations = torch.cat([batch.rows for batch in batches])
     sae = random_direction_sae(subject.sae, activations, cfg.seed)
     return Subject(CONTROL, sae, "", subject.drawn)
 

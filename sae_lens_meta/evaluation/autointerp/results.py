@@ -18,8 +18,9 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     ScoredLatent,
 )
 from sae_lens_meta.evaluation.intervals import Interval, mean_over_seeds
+from sae_lens_meta.evaluation.measured_on import MeasuredOn
 
-FORMAT = 1
+FORMAT = 2
 FILENAME = "autointerp.json"
 
 
@@ -73,13 +74,12 @@ class AutoInterpretation:
     Everything that was found and what it was made with.
 
     Attributes:
-        format: of this file; 1.
+        format: of this file; 2.
         created: ISO date and time, UTC.
         judge: its name; scores of different judges are not comparable.
         prompt_version: of the wording of the questions.
         settings: of the run.
-        source: model, text and how much of it.
-        hook: whose activations the SAEs read.
+        source: model, hook, text and how much of it, and what training saw of it.
         saes: one or two, and controls.
         differences: between the first two SAEs over matched latents.
         by_firing_rate: the same within quarters of the pairs, rarest first.
@@ -91,8 +91,7 @@ class AutoInterpretation:
     judge: str
     prompt_version: int
     settings: dict[str, Any]
-    source: dict[str, Any]
-    hook: str
+    source: MeasuredOn
     saes: list[InterpretedSAE]
     differences: list[PairedDifference]
     by_firing_rate: list[list[PairedDifference]]

@@ -1,7 +1,7 @@
 """Renders a comparison as one HTML file that needs no network."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         rows={label: _row(comparison, label) for label in HEADLINE},
         plots=all_plots(comparison),
         splitting=_script_json(comparison),
+        source=asdict(comparison.source),
     )
     path.write_text(html, encoding="utf-8")
 
