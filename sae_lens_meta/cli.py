@@ -44,6 +44,7 @@ from sae_lens_meta.evaluation.source import load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.text import text_identity
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 
@@ -73,6 +74,9 @@ def train(args: list[str]) -> None:
     warn_of_slow_meta_sae(cfg)
     if not cfg.use_cached_activations:
         check_dataset(cfg.dataset_path, cfg.streaming)
+        # which SAELens's runner does not record
+        cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
+        cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
     runner = LanguageModelSAETrainingRunner(cfg)
     check_hook(runner.model, cfg)
     runner.run()
