@@ -20,6 +20,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.interruption import Interrupted, StopSignals
 from sae_lens_meta.training_sae import MetaTrainingSAE
 
 FINAL = "final_"  # SAELens's name of the checkpoint that ends a training
@@ -65,7 +66,8 @@ def train_together(
     Trains `cfg.saes` on the same activations and exports each to a folder of its name.
 
     Goes on from the newest checkpoint, if there is one; one that ended a shorter training is
-    a warm start, with the weights of both SAEs and both optimizers.
+    a warm start, with the weights of both SAEs and both optimizers. SIGINT and SIGTERM write a
+    checkpoint after the step that is being taken.
 
     Args:
         cfg: of SAELens's runner for several SAEs, without its paths.
@@ -77,6 +79,7 @@ def train_together(
 
     Raises:
         ValueError: if the activations end before the training does.
+        Interrupted: if a signal stopped it; the same call goes on.
     """
     saes = {
         name: MetaTrainingSAE(_sae_config(cfg, name, metadata)) for name in cfg.saes
@@ -87,6 +90,7 @@ def train_together(
         if sae.meta_sae is not None
     }
     timer = _Timer(store.get_multi_hook_data_loader(), cfg)
+    signals = StopSignals()
 
     def keep(checkpoint_path: Path | None) -> None:
         assert checkpoint_path is not None
@@ -104,7 +108,7 @@ def train_together(
         ),
         dict[str, Any](saes),
         cfg.hook_names_per_sae,
-        iter(timer),
+        _until_stopped(iter(timer), signals),
         save_checkpoint_fn=keep,
     )
     if newest := newest_checkpoint(checkpoints):
@@ -115,8 +119,8 @@ def train_together(
         ahead = [n for n in trainer.checkpoint_thresholds if n > seen]
         trainer.checkpoint_thresholds = ahead
         timer.bar.initial = timer.bar.n = timer.bar.last_print_n = seen
-    with timer.bar:
-        trainer.fit()
+    with timer.bar, signals:
+        _fit_or_keep(trainer, signals, checkpoints)
     for name, sae in saes.items():
         (output / name).mkdir(parents=True, exist_ok=True)
         sae.save_inference_model(output / name)
@@ -128,6 +132,28 @@ def train_together(
             for name, start in starts.items()
         }
     )
+
+
+def _fit_or_keep(
+    trainer: MultiSAETrainer, signals: StopSignals, checkpoints: Path
+) -> None:
+    try:
+        trainer.fit()
+        signals.check()
+    except Interrupted as error:
+        n_tokens = trainer.n_training_samples
+        if n_tokens not in finished_checkpoints(checkpoints):
+            trainer.save_checkpoint(str(n_tokens))
+        raise Interrupted(
+            f"Stopped by {error} after {n_tokens:,} tokens, which {checkpoints} keeps: the "
+            "same call goes on from there."
+        ) from error
+
+
+def _until_stopped(batches: Batches, signals: StopSignals) -> Batches:
+    for batch in batches:
+        signals.check()  # here, all SAEs have taken the step before
+        yield batch
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
