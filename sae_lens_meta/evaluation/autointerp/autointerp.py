@@ -1,9 +1,10 @@
 """Explains latents of one or two SAEs with a judge, scores the explanations, compares the SAEs."""
 
 import asyncio
-from collections.abc import Coroutine
+import warnings
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,14 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
 )
 from sae_lens_meta.evaluation.entries import check_comparable
 from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, load_source
+from sae_lens_meta.evaluation.source import (
+    ActivationSource,
+    SourceConfig,
+    load_source,
+    model_path,
+)
 from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.zoo import sae_folder
 
 N_QUARTERS = 4
 CONTROL = "random directions"
@@ -148,6 +155,7 @@ class Subject:
         sha256: of its weights as saved; empty for a control.
         drawn: its latents that are drawn, paired by place with those of the other SAE.
         contexts: of those.
+        n_tokens: that the contexts were taken from.
     """
 
     name: str
@@ -155,10 +163,11 @@ class Subject:
     sha256: str
     drawn: list[int]
     contexts: Contexts = field(default_factory=dict)
+    n_tokens: int = 0
 
 
 def autointerp(
-    paths: dict[str, Path],
+    paths: Mapping[str, Path | str],
     judge: Judge,
     cfg: AutointerpConfig,
     source_cfg: SourceConfig,
@@ -171,15 +180,15 @@ def autointerp(
     on where an earlier one was killed, and costs nothing once it is done.
 
     Args:
-        paths: folders of one or two SAEs, by the names to show them under.
+        paths: folders of one or two SAEs, or names of releases, by the names to show them under.
         judge: who explains and scores.
         cfg: how many latents and windows.
         source_cfg: text and language model; text that training did not see.
         source: what `source_cfg` names, where it is loaded already.
 
     Raises:
-        ValueError: if there are more than two SAEs or none, they read different activations,
-            or no latent fires in enough windows.
+        ValueError: if there are more than two SAEs or none, one of them is neither a folder nor
+            a release, they read different activations, or no latent fires in enough windows.
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
@@ -189,9 +198,11 @@ def autointerp(
             f"{source_cfg.context_size}. Give a smaller --window."
         )
     subjects = _subjects(paths, cfg, source_cfg)
+    first = subjects[0].sae.cfg.metadata
+    source_cfg = replace(source_cfg, model=source_cfg.model or first.model_name)
     source = source or load_source(source_cfg, subjects[0].sae)
     for subject in subjects:
-        subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
+        _collect(subject, source, source_cfg, cfg)
     places = _usable(subjects, cfg.latents)
     tokenizer: Any = source.model.tokenizer
     asker = Asker(judge, cfg.output / "replies.sqlite", cfg.limits)
@@ -201,7 +212,7 @@ def autointerp(
     jobs = [(subject, places) for subject in subjects]
     if cfg.random_directions:
         control = _random_directions(subjects[0], source, cfg)
-        control.contexts = _collect(control, source, source_cfg.tokens, cfg)
+        _collect(control, source, source_cfg, cfg)
         jobs.append(
             (control, [p for p in places if control.contexts[control.drawn[p]]])
         )
@@ -217,40 +228,47 @@ def autointerp(
         prompt_version=VERSION,
         settings=_plain(cfg),
         source=_plain(source_cfg),
-        hook=subjects[0].sae.cfg.metadata.hook_name,
+        hook=first.hook_name,
         saes=saes,
         differences=_differences(pairs) if len(subjects) == 2 else [],
         by_firing_rate=_by_firing_rate(pairs) if len(subjects) == 2 else [],
         usage=asker.usage,
+        n_tokens=subjects[0].n_tokens,
+        pair_cosines=_cosines(subjects, places) if len(subjects) == 2 else [],
     )
     found.save(cfg.output)
     return found
 
 
 def _collect(
-    subject: Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
-) -> Contexts:
-    """Windows of the latents drawn, from one pass over the text."""
+    subject: Subject,
+    source: ActivationSource,
+    source_cfg: SourceConfig,
+    cfg: AutointerpConfig,
+) -> None:
+    """Gives `subject` the windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
     cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
-    for batch in source.stream(subject.sae, n_tokens):
+    for batch in source.stream(subject.sae, source_cfg.tokens):
+        subject.n_tokens += batch.tokens.numel()
         collector.update(batch)
         if cache:
             cache.update(batch)
     if cache and cfg.delphi:
-        model = str(subject.sae.cfg.metadata.model_name)
-        cache.save(cfg.delphi / subject.name, model)
-    return collector.result()
+        # the folder of a converted model, whose tokenizer can be loaded from there
+        cache.save(cfg.delphi / subject.name, model_path(str(source_cfg.model)))
+    subject.contexts = collector.result()
 
 
 def _subjects(
-    paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
+    paths: Mapping[str, Path | str], cfg: AutointerpConfig, source_cfg: SourceConfig
 ) -> list[Subject]:
     if CONTROL in paths:
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
-    saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
+    folders = {name: sae_folder(str(path)) for name, path in paths.items()}
+    saes = {n: check_saved_sae(path, source_cfg.device) for n, path in folders.items()}
     check_comparable(saes, any_model=source_cfg.model is not None)
     if cfg.random_directions:
         check_thresholds(next(iter(saes.values())))
@@ -263,10 +281,23 @@ def _subjects(
         partner = match_latents(first.W_dec, other.W_dec).partner  # type: ignore[arg-type]
         order = order[partner[order] >= 0][:n_drawn]
         drawn = [order.tolist(), partner[order].tolist()]
-    return [
-        Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
+    subjects = [
+        Subject(name, sae, file_sha256(folders[name] / SAE_WEIGHTS_FILENAME), latents)
         for (name, sae), latents in zip(saes.items(), drawn, strict=True)
     ]
+    if len({subject.sha256 for subject in subjects}) < len(subjects):
+        warnings.warn(
+            f"{' and '.join(map(repr, paths))} have the same weights: they are one SAE, and "
+            "differ in nothing.",
+            stacklevel=3,
+        )
+    return subjects
+
+
+def _cosines(subjects: list[Subject], places: list[int]) -> list[float]:
+    """Of the decoder rows of each pair."""
+    a, b = (s.sae.W_dec[[s.drawn[place] for place in places]] for s in subjects)
+    return torch.nn.functional.cosine_similarity(a, b).tolist()
 
 
 def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
