@@ -94,7 +94,7 @@ def trained(run: Run, setting: str, tokens: int) -> Path:
         # the first of the text, so that a sweep needs not wait for all of it
         store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
         cfg = of_one.runner_config([name], tokens)
-        held_out = of_one.held_out_metadata()
+        held_out = of_one.metadata()
         train_together(cfg, store, path.parent / "checkpoints", path.parent, held_out)
     return path
 

@@ -29,6 +29,7 @@ from sae_lens_meta.evaluation.autointerp.results import (
     FILENAME,
     autointerp_table,
     show_difference,
+    show_pairs,
     show_usage,
 )
 from sae_lens_meta.evaluation.compare import (
@@ -147,17 +148,23 @@ def interpret_saved(
         name, equals, path = one.partition("=")
         if not equals or not name or name in paths:
             raise ValueError(
-                f"--sae takes NAME=PATH, each name once; got {one!r}. For instance --sae "
-                "joint=demo_out/joint."
+                f"--sae takes NAME=FOLDER or NAME=RELEASE, each name once; got {one!r}. For "
+                "instance --sae joint=demo_out/joint."
             )
-        paths[name] = Path(path)
+        paths[name] = path
     if comparison:
-        check_measured(paths.values(), comparison)
+        check_measured([sae_folder(path) for path in paths.values()], comparison)
     found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
     console = Console()
+    _say(found.source.notes, found.source.warnings, console)
     console.print(autointerp_table(found))
     for difference in found.differences:
         console.print(show_difference(difference))
+    if found.pair_cosines:
+        console.print(show_pairs(found.pair_cosines))
+    n_read = found.n_tokens or 0
+    if n_read < source.tokens - found.source.context_size:
+        console.print(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in found.saes:
         if len(sae.latents) < cfg.latents:
             console.print(
@@ -199,7 +206,10 @@ def _dispatch(args: list[str]) -> None:
     )
     interpreting = commands.add_parser("autointerp", help=interpret_saved.__doc__)
     interpreting.add_argument(
-        "--sae", action="append", required=True, help="NAME=PATH; give it once or twice"
+        "--sae",
+        action="append",
+        required=True,
+        help="NAME=FOLDER or NAME=RELEASE; give it once or twice",
     )
     interpreting.add_argument(
         "--judge_url", required=True, help="for instance http://127.0.0.1:8000/v1"

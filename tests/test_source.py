@@ -114,7 +114,8 @@ def test_an_option_goes_before_the_record_and_is_said(
 def test_what_is_not_recorded_is_asked_for_by_name(
     model: Path, tmp_path: Path, key: str, option: str
 ) -> None:
-    sae = saved(tmp_path, model, **{key: None})
+    unrecorded: dict[str, Any] = {key: None}
+    sae = saved(tmp_path, model, **unrecorded)
     with pytest.raises(ValueError, match=f"does not record the {option} .* --{option}"):
         source_of(sae)
     given: Any = {

@@ -40,6 +40,11 @@ def scrubbed(value: Any) -> Any:
     return _scrubbed(value, sorted(secrets, key=len, reverse=True))
 
 
+def public_url(url: str) -> str:
+    """`url` without its user, its query and its fragment, each of which may hold a secret."""
+    return re.split("[?#]", _USER_OF_URL.sub("", url), maxsplit=1)[0]
+
+
 def _is_secret(name: str) -> bool:
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
     return _SECRET_NAME.search(words) is not None

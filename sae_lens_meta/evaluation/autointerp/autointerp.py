@@ -1,7 +1,7 @@
 """Explains latents of one or two SAEs with a judge, scores the explanations, compares the SAEs."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -43,10 +43,12 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     ScoredLatent,
 )
 from sae_lens_meta.evaluation.entries import check_comparable
+from sae_lens_meta.evaluation.language_model import model_path
 from sae_lens_meta.evaluation.matching import match_latents
 from sae_lens_meta.evaluation.measured_on import NEEDED, SourceConfig
 from sae_lens_meta.evaluation.source import ActivationSource, load_source
 from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.zoo import sae_folder
 
 N_QUARTERS = 4
 CONTROL = "random directions"
@@ -148,6 +150,7 @@ class Subject:
         sha256: of its weights as saved; empty for a control.
         drawn: its latents that are drawn, paired by place with those of the other SAE.
         contexts: of those.
+        n_tokens: that the contexts were taken from.
     """
 
     name: str
@@ -155,10 +158,11 @@ class Subject:
     sha256: str
     drawn: list[int]
     contexts: Contexts = field(default_factory=dict)
+    n_tokens: int = 0
 
 
 def autointerp(
-    paths: dict[str, Path],
+    paths: Mapping[str, Path | str],
     judge: Judge,
     cfg: AutointerpConfig,
     source_cfg: SourceConfig,
@@ -171,21 +175,21 @@ def autointerp(
     on where an earlier one was killed, and costs nothing once it is done.
 
     Args:
-        paths: folders of one or two SAEs, by the names to show them under.
+        paths: folders of one or two SAEs, or names of releases, by the names to show them under.
         judge: who explains and scores.
         cfg: how many latents and windows.
         source_cfg: text and language model; text that training did not see.
         model: the language model, where it is loaded already.
 
     Raises:
-        ValueError: if there are more than two SAEs or none, they read different activations,
-            or no latent fires in enough windows.
+        ValueError: if there are more than two SAEs or none, one of them is neither a folder nor
+            a release, they read different activations, or no latent fires in enough windows.
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
-    saved = {name: SavedSAE.read(path) for name, path in paths.items()}
+    saved = {n: SavedSAE.read(sae_folder(str(path))) for n, path in paths.items()}
     subjects = _subjects(saved, cfg, source_cfg)
     source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
     if cfg.window > measured_on.context_size:
@@ -194,7 +198,7 @@ def autointerp(
             f"{measured_on.context_size}. Give a smaller --window."
         )
     for subject in subjects:
-        subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
+        _collect(subject, source, source_cfg.tokens, cfg)
     places = _usable(subjects, cfg.latents)
     tokenizer: Any = source.model.tokenizer
     asker = Asker(judge, cfg.output / "replies.sqlite", cfg.limits)
@@ -204,7 +208,7 @@ def autointerp(
     jobs = [(subject, places) for subject in subjects]
     if cfg.random_directions:
         control = _random_directions(subjects[0], source, cfg)
-        control.contexts = _collect(control, source, source_cfg.tokens, cfg)
+        _collect(control, source, source_cfg.tokens, cfg)
         jobs.append(
             (control, [p for p in places if control.contexts[control.drawn[p]]])
         )
@@ -224,25 +228,31 @@ def autointerp(
         differences=_differences(pairs) if len(subjects) == 2 else [],
         by_firing_rate=_by_firing_rate(pairs) if len(subjects) == 2 else [],
         usage=asker.usage,
+        n_tokens=subjects[0].n_tokens,
+        pair_cosines=_cosines(subjects, places) if len(subjects) == 2 else [],
     )
     found.save(cfg.output)
     return found
 
 
 def _collect(
-    subject: Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
-) -> Contexts:
-    """Windows of the latents drawn, from one pass over the text."""
+    subject: Subject,
+    source: ActivationSource,
+    n_tokens: int,
+    cfg: AutointerpConfig,
+) -> None:
+    """Gives `subject` the windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
     cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
     for batch in source.stream(n_tokens):
+        subject.n_tokens += len(batch.rows)
         collector.update(batch)
         if cache:
             cache.update(batch)
     if cache and cfg.delphi:
-        model = str(subject.sae.cfg.metadata.model_name)
-        cache.save(cfg.delphi / subject.name, model)
-    return collector.result()
+        # the folder of a converted model, whose tokenizer can be loaded from there
+        cache.save(cfg.delphi / subject.name, model_path(str(source.reading.model)))
+    subject.contexts = collector.result()
 
 
 def _subjects(
@@ -252,6 +262,11 @@ def _subjects(
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
     given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
     check_comparable(saved, given)
+    if len({one.weights_sha256 for one in saved.values()}) < len(saved):
+        raise ValueError(
+            f"{' and '.join(map(repr, saved))} have the same weights: they are one SAE, and "
+            "differ in nothing. Give one of them."
+        )
     saes = {name: one.load(source_cfg.device) for name, one in saved.items()}
     if cfg.random_directions:
         check_thresholds(next(iter(saes.values())))
@@ -268,6 +283,12 @@ def _subjects(
         Subject(name, sae, saved[name].weights_sha256, latents)
         for (name, sae), latents in zip(saes.items(), drawn, strict=True)
     ]
+
+
+def _cosines(subjects: list[Subject], places: list[int]) -> list[float]:
+    """Of the decoder rows of each pair."""
+    a, b = (s.sae.W_dec[[s.drawn[place] for place in places]] for s in subjects)
+    return torch.nn.functional.cosine_similarity(a, b).tolist()
 
 
 def _usable(subjects: list[Subject], n_latents: int) -> list[int]:

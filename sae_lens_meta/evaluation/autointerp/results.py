@@ -84,6 +84,9 @@ class AutoInterpretation:
         differences: between the first two SAEs over matched latents.
         by_firing_rate: the same within quarters of the pairs, rarest first.
         usage: what was asked of the judge in this run.
+        n_tokens: read; fewer than asked where the text ended. None in older files.
+        pair_cosines: of the decoder rows of two SAEs' latents, pair by pair: where they are low,
+            the two have no such latent in common.
     """
 
     format: int
@@ -96,6 +99,8 @@ class AutoInterpretation:
     differences: list[PairedDifference]
     by_firing_rate: list[list[PairedDifference]]
     usage: Usage
+    n_tokens: int | None = None
+    pair_cosines: list[float] = field(default_factory=list)
 
     def save(self, folder: Path) -> Path:
         """Writes autointerp.json."""
@@ -231,13 +236,22 @@ def show_mean(mean: ScoreMean) -> str:
 
 def show_difference(found: PairedDifference) -> str:
     """A sentence."""
+    missing = f"{found.n_one_missing} with one side missing, {found.n_both_missing} with both."
     if found.difference is None:
-        return f"{found.score}: no pair has it on both sides."
+        return f"{found.score}: no pair has it on both sides; {missing}"
     interval = f" ({found.interval.show('+.3f')})" if found.interval else ""
     p = "" if found.p is None else f", p {found.p:.4f}"
     return (
         f"{found.score}: {found.difference:+.3f}{interval}{p}, over {found.n_pairs} pairs; "
-        f"{found.n_one_missing} with one side missing, {found.n_both_missing} with both."
+        f"{missing}"
+    )
+
+
+def show_pairs(cosines: list[float]) -> str:
+    """How alike the latents are that were paired."""
+    return (
+        f"Pairs: {len(cosines)}, decoder cosine {np.mean(cosines):.3f} in the mean, "
+        f"{min(cosines):.3f} at least."
     )
 
 
