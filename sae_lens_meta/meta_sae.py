@@ -13,7 +13,8 @@ from sae_lens_meta.normalized_batchtopk import (
 from sae_lens_meta.penalty import unit_rows
 from sae_lens_meta.sparse_product import PIECE
 
-# A meta latent is dead after this many meta steps without firing: the author's window.
+# A meta latent is dead after this many meta steps without firing: the author's window. He counts
+# the step at hand, we those behind it, as SAELens does for the primary.
 DEAD_AFTER_STEPS = 5
 
 LAYER_NORM_EPS = 1e-5  # SAELens's

@@ -67,6 +67,15 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             self.is_sparse = sparse_is_faster(cfg.d_sae, cfg.k, cfg.device)
 
     @override
+    def initialize_weights(self) -> None:
+        """Draws them on the CPU: the generators of other devices give other weights."""
+        device = self.device
+        if device.type != "meta":  # where weights that are loaded take their place
+            self.device = torch.device("cpu")
+        super().initialize_weights()
+        super().to(device)
+
+    @override
     def get_activation_fn(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return ExactBatchTopK(self.cfg.k)
 

@@ -43,7 +43,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
     n_recent_inputs: torch.Tensor
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
-        with _seeded(cfg.init_seed, cfg.device):
+        with _seeded(cfg.init_seed):
             super().__init__(cfg, use_error_term)
             is_solo = cfg.decomposability_coefficient == 0
             self.meta_sae = None if is_solo else MetaSAE(_meta_config(cfg))
@@ -250,9 +250,8 @@ def _meta_config(cfg: MetaTrainingSAEConfig) -> MetaSAEConfig:
 
 
 @contextmanager
-def _seeded(seed: int, device: str) -> Iterator[None]:
-    """Seeds what happens inside and leaves the random state outside as it was."""
-    is_cuda = torch.device(device).type == "cuda"
-    with torch.random.fork_rng(devices=[torch.device(device)] if is_cuda else []):
-        torch.manual_seed(seed)
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the CPU's generator for what happens inside, and leaves it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         yield

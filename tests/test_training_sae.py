@@ -1,9 +1,11 @@
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import TrainCoefficientConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.penalty import decomposability, unit_rows
@@ -275,6 +277,39 @@ def test_initial_weights_follow_the_seed_and_nothing_else() -> None:
     assert not torch.equal(first.meta_sae.W_dec, other.meta_sae.W_dec)
     # the two share a generator: equal seeds must not make equal rows
     assert not torch.allclose(first.meta_sae.W_dec, first.W_dec[:12])
+
+
+class RecordDraws(TorchDispatchMode):
+    """Devices of the tensors that random values are drawn into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.devices.append(args[0].device.type)
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_of_any_device_are_drawn_on_the_cpu() -> None:
+    with RecordDraws() as draws, suppress(AssertionError, RuntimeError):
+        MetaTrainingSAE(meta_config(device="cuda"))  # raises, once drawn, without CUDA
+    assert set(draws.devices) == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_weights_on_cuda_are_those_on_the_cpu() -> None:
+    outside = torch.cuda.get_rng_state()
+    on_cuda = MetaTrainingSAE(meta_config(device="cuda"))
+    assert torch.equal(outside, torch.cuda.get_rng_state())
+    assert on_cuda.cfg.device == "cuda"
+    for name, tensor in MetaTrainingSAE(meta_config()).state_dict().items():
+        assert on_cuda.state_dict()[name].device.type == "cuda"
+        assert torch.equal(on_cuda.state_dict()[name].cpu(), tensor), name
 
 
 def test_hooks_are_the_primarys_and_the_error_term_works_around_them() -> None:
