@@ -17,7 +17,7 @@ from sae_lens_meta.evaluation.comparison import (
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.evaluate import DecoderSummary, Evaluation, ModelCost
 from sae_lens_meta.evaluation.histograms import Histogram
-from sae_lens_meta.evaluation.intervals import Interval
+from sae_lens_meta.evaluation.intervals import HalfSampled, Interval
 from sae_lens_meta.evaluation.measured_on import MeasuredOn
 from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.reconstruction import Reconstruction
@@ -126,7 +126,11 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
     )
     # half samples in which every SAE's L2 moves by itself
     resampled = {
-        sae.name: {L2: sae.evaluation.reconstruction.normalized_l2 * _spread(i)}
+        sae.name: {
+            L2: HalfSampled(
+                sae.evaluation.reconstruction.normalized_l2 * _spread(i), 40
+            )
+        }
         for i, sae in enumerate(saes)
     }
     made.differences = differences(made.variants(), resampled)

@@ -17,7 +17,7 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     Score,
     ScoredLatent,
 )
-from sae_lens_meta.evaluation.intervals import Interval, mean_over_seeds
+from sae_lens_meta.evaluation.intervals import Interval, mean_interval
 from sae_lens_meta.evaluation.measured_on import MeasuredOn
 
 FORMAT = 2
@@ -203,7 +203,7 @@ def _mean(score: Score, latents: list[ScoredLatent]) -> ScoreMean:
     return ScoreMean(
         score=score,
         mean=float(np.mean(values)) if values else None,
-        interval=mean_over_seeds(values),
+        interval=mean_interval(values),
         n=len(values),
         n_asked=len(latents),
         missing={reason: reasons.count(reason) for reason in sorted(set(reasons))},

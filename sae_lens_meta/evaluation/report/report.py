@@ -17,7 +17,7 @@ from sae_lens_meta.evaluation.comparison import (
     Comparison,
     Difference,
 )
-from sae_lens_meta.evaluation.intervals import Interval, mean_over_seeds
+from sae_lens_meta.evaluation.intervals import Interval, mean_interval
 from sae_lens_meta.evaluation.report.plots import all_plots
 
 
@@ -68,7 +68,7 @@ def _cell(
     values = [figure.of(sae) for sae in saes]
     interval = None
     if label not in COUNTS:
-        interval = mean_over_seeds(values) or saes[0].intervals.get(label)
+        interval = mean_interval(values) or saes[0].intervals.get(label)
     percent = difference.percent if difference else None
     return _Cell(
         variant=variant,
