@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from sae_lens_meta.evaluation.autointerp.judge import Judge, JudgeRefused
 from sae_lens_meta.evaluation.autointerp.prompts import ANYTHING, Messages
-from sae_lens_meta.publishing.scrub import public_url
+from sae_lens_meta.publishing.credentials import public_url
 
 # the first attempt is the judge's best; a second one at 0 would only repeat it
 TEMPERATURES = (0.0, 0.7)

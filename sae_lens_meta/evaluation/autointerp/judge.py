@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote_plus, urlsplit
 from openai import APIError, APIStatusError, AsyncOpenAI
 
 from sae_lens_meta.evaluation.autointerp.prompts import Messages
-from sae_lens_meta.publishing.scrub import REMOVED, public_url
+from sae_lens_meta.publishing.credentials import REMOVED, public_url
 
 API_KEY = "OPENAI_API_KEY"
 UNKNOWN_FORMAT = (400, 422, 500)  # 500 is llama-cpp-python's
