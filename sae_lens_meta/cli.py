@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets.exceptions import DatasetsError
 from rich.console import Console
 from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
@@ -19,6 +20,7 @@ from sae_lens_meta.checks import (
     warn_of_slow_meta_sae,
 )
 from sae_lens_meta.demo import DemoConfig, run_demo
+from sae_lens_meta.destination import check_new, check_writable, held
 from sae_lens_meta.evaluation.autointerp import (
     AutointerpConfig,
     autointerp,
@@ -28,6 +30,7 @@ from sae_lens_meta.evaluation.autointerp.judge import OpenAIJudge
 from sae_lens_meta.evaluation.autointerp.results import (
     FILENAME,
     autointerp_table,
+    check_same_subjects,
     show_difference,
     show_pairs,
     show_usage,
@@ -42,11 +45,21 @@ from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.measured_on import SourceConfig
 from sae_lens_meta.evaluation.source import load_source, regroup
+from sae_lens_meta.interruption import Interrupted
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.text import text_identity
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
+
+_SAID = (
+    ValueError,
+    OSError,
+    ArgumentError,
+    DatasetsError,
+    LimitReached,
+    Interrupted,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch([_underscored(arg) for arg in args])
-    except (ValueError, OSError, ArgumentError, DatasetsError, LimitReached) as error:
+    except _SAID as error:
         raise SystemExit(f"sae-lens-meta: {error}") from error
+    except KeyboardInterrupt as error:
+        raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
 
 
 def _underscored(arg: str) -> str:
@@ -70,8 +85,13 @@ def train(args: list[str]) -> None:
     """SAELens's own training command line, `meta` being its default architecture."""
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *(args or ["--help"])]
-    cfg = _parse_cfg_args(args)
+    overwrite = "--overwrite" in args
+    cfg = _parse_cfg_args([arg for arg in args if arg != "--overwrite"])
     check_resume(cfg)
+    if cfg.output_path:
+        check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
+    if cfg.checkpoint_path:
+        check_writable(Path(cfg.checkpoint_path))
     warn_of_slow_meta_sae(cfg)
     if not cfg.use_cached_activations:
         check_dataset(cfg.dataset_path, cfg.streaming)
@@ -88,6 +108,7 @@ def calibrate_saved(
 ) -> None:
     """Gives a saved JumpReLU SAE one threshold per latent and writes it back."""
     saved = SavedSAE.read(path)
+    check_writable(path)
     sae = saved.load(source.device)
     selected_per_token(sae, k)  # or an error before anything is read
     activations, measured_on = load_source(source, [saved], to_calibrate=True)
@@ -101,18 +122,24 @@ def calibrate_saved(
 
 
 def evaluate_saved(
-    name: str, source: SourceConfig, ce_tokens: int, output: Path | None
+    name: str,
+    source: SourceConfig,
+    ce_tokens: int,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
     saved = SavedSAE.read(sae_folder(name))
+    is_release = not Path(name).is_dir()
+    target = output or (Path() if is_release else saved.path) / "evaluation.json"
+    check_new(target, overwrite)
     sae = saved.load(source.device)
     activations, measured_on = load_source(source, [saved])
     result = evaluate(Path(name).name, sae, activations, source.tokens, ce_tokens)
     console = Console()
     _say(measured_on.notes, measured_on.warnings, console)
     console.print(evaluation_table([result], measured_on))
-    is_release = not Path(name).is_dir()
-    target = output or (Path() if is_release else saved.path) / "evaluation.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     result.save(target, measured_on)
     console.print(f"Written: {target}")
 
@@ -131,7 +158,7 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     for sentence in comparison.verdict:
         console.print(sentence)
     files = ("comparison.json", "report.html")
-    console.print("Written: " + ", ".join(str(cfg.output / name) for name in files))
+    console.print("See " + " and ".join(str(cfg.output / name) for name in files))
 
 
 def interpret_saved(
@@ -154,7 +181,9 @@ def interpret_saved(
         paths[name] = path
     if comparison:
         check_measured([sae_folder(path) for path in paths.values()], comparison)
-    found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
+    with held(cfg.output):
+        check_same_subjects(cfg.output, model, paths)
+        found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
     console = Console()
     _say(found.source.notes, found.source.warnings, console)
     console.print(autointerp_table(found))
@@ -174,7 +203,8 @@ def interpret_saved(
     console.print(show_usage(found.usage))
     console.print(f"Written: {cfg.output / FILENAME}")
     if comparison:
-        add_autointerp(found, comparison)
+        with held(comparison):
+            add_autointerp(found, comparison)
         console.print(f"Written: {comparison / 'comparison.json'} and its report")
 
 
@@ -201,6 +231,9 @@ def _dispatch(args: list[str]) -> None:
     )
     evaluation = commands.add_parser("evaluate", help=evaluate_saved.__doc__)
     evaluation.add_argument("--output", type=Path, help="where to write the figures")
+    evaluation.add_argument(
+        "--overwrite", action="store_true", help="replace figures written before"
+    )
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
@@ -264,5 +297,11 @@ def _dispatch(args: list[str]) -> None:
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:
-        evaluate_saved(parsed.name, parsed.source, parsed.ce_tokens, parsed.output)
+        evaluate_saved(
+            parsed.name,
+            parsed.source,
+            parsed.ce_tokens,
+            parsed.output,
+            parsed.overwrite,
+        )
     return None

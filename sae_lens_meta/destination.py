@@ -43,7 +43,7 @@ def check_new(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} is a folder. Give the name of a file.")
     if path.exists() and not overwrite:
         raise ValueError(
-            f"{path} exists. Give another --output, or --overwrite to replace it."
+            f"{path} exists. Write elsewhere, or give --overwrite to replace it."
         )
     check_writable(path.parent)
 

@@ -28,7 +28,7 @@ from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.cli import main
 from sae_lens_meta.evaluation.autointerp.paired import paired_difference
 from sae_lens_meta.evaluation.autointerp.results import AutointerpSummary, ScoreMean
-from sae_lens_meta.evaluation.source import SourceConfig
+from sae_lens_meta.evaluation.measured_on import SourceConfig
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
@@ -73,8 +73,7 @@ def write_comparison(path: Path) -> None:
     sae = SAE.load_from_disk(path)
     joint.training = sae.cfg.metadata.training_architecture_details
     made = comparison([joint, compared("a", "solo", 6e-3), compared("b", "solo", 6e-3)])
-    made.hook = HOOK
-    made.source["dataset"] = "/home/ada/held_out.txt"
+    made.source = replace(made.source, dataset="/home/ada/held_out.txt")
     made.settings["output"] = str(path)
     made.verdict = ["A sentence about the claim."]
     made.warnings = ["A warning of the comparison."]
@@ -190,7 +189,13 @@ def test_the_cards_command_measures_the_release_as_it_was_measured(
     main(shlex.split(command)[1:])
     name, source, ce_tokens, _ = asked
     assert (name, ce_tokens) == (entry.name, 4096)
-    wanted = SourceConfig(model="a model", dataset="held_out.txt", tokens=N_TOKENS)
+    wanted = SourceConfig(
+        dataset="held_out.txt",
+        held_out_documents=12,
+        first_document=0,
+        text_seed=42,
+        tokens=N_TOKENS,
+    )
     assert source == wanted
 
 

@@ -1,6 +1,7 @@
 """Holds joint SAEs against solo ones on the same held-out tokens."""
 
 import platform
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,12 +13,14 @@ from pydantic import TypeAdapter
 from simple_parsing import field
 from transformer_lens.HookedRootModule import HookedRootModule
 
+from sae_lens_meta.destination import held
 from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
     summarize,
 )
 from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
 from sae_lens_meta.evaluation.differences import differences
+from sae_lens_meta.evaluation.earlier import made_before, scores_to_keep
 from sae_lens_meta.evaluation.entries import (
     Entry,
     check_comparable,
@@ -60,7 +63,9 @@ class CompareConfig:
         solo_equal_l2 (list[Path]): Folders of solo SAEs brought to the L2 and L0 of the joint
             ones, which tell what worse reconstruction alone does.
         output (Path): Folder that receives comparison.json, its schema and report.html; what
-            is half done is kept there too.
+            is half done is kept there too. It holds one comparison.
+        overwrite (bool): Replace another comparison in `output`; a judge's scores are kept where
+            they are of the same weights.
         ce_tokens (int): Tokens to run the whole language model on, for each SAE.
         min_fired (int): Tokens that a latent must fire on in every SAE to be compared.
         n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
@@ -74,6 +79,7 @@ class CompareConfig:
     solo: list[Path] = _paths()
     solo_equal_l2: list[Path] = _paths(default_factory=list, required=False)
     output: Path = Path("comparison")
+    overwrite: bool = field(default=False, action="store_true")
     ce_tokens: int = 16_384
     min_fired: int = 30
     n_candidates: int = 100
@@ -90,7 +96,7 @@ def compare(
     Runs every measure on all SAEs; writes comparison.json, its schema and report.html.
 
     What is done stays in `cfg.output / "progress"` until the end: the same call goes on where
-    an earlier one was killed.
+    an earlier one was killed, and one that was finished gives what is there.
 
     Args:
         cfg: what to compare.
@@ -102,9 +108,17 @@ def compare(
             an SAE is not what it is given as, thresholds were taken by different rules, the
             SAEs do not read the same activations, solo SAEs are of several settings, a decoder
             row has no direction, the text is empty, fewer than two latents fire in all
-            SAEs, or the folder keeps progress of another comparison.
-        FileNotFoundError: if a path does not exist.
+            SAEs, or the folder keeps another comparison or its progress, or is being written by
+            another run.
+        OSError: if a path does not exist, or nothing can be written to the folder.
     """
+    with held(cfg.output):
+        return _compare(cfg, source_cfg, model)
+
+
+def _compare(
+    cfg: CompareConfig, source_cfg: SourceConfig, model: HookedRootModule | None
+) -> Comparison:
     entries = named_entries(
         {
             "solo": cfg.solo,
@@ -126,8 +140,12 @@ def compare(
     split = Job(solo, joint)
     jobs = [split] * (cfg.n_candidates > 0) + list(map(Job, saes))
     passes = plan_passes(jobs, saes, cfg.max_memory_gb)
-    progress = cfg.output / "progress"
-    claim(progress, _fingerprint(cfg, source_cfg, entries))
+    progress, path = cfg.output / "progress", cfg.output / "comparison.json"
+    mine = _fingerprint(cfg, source_cfg, entries)
+    if made := made_before(path, mine, cfg.min_fired, cfg.overwrite):
+        return made
+    scores = scores_to_keep(path, entries)
+    claim(progress, mine)
 
     source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
     run_passes(passes, saes, source, source_cfg.tokens, progress)
@@ -152,8 +170,10 @@ def compare(
     comparison.differences = differences(comparison.variants(), resampled)
     comparison.warnings = _warnings(comparison)
     comparison.verdict = verdict(comparison)
-    comparison.save(cfg.output)
+    comparison.autointerp = scores
+    comparison.fingerprint = mine
     write_report(comparison, cfg.output / "report.html")
+    comparison.save(cfg.output)
     discard(progress)
     return comparison
 
@@ -185,6 +205,13 @@ def add_autointerp(found: AutoInterpretation, folder: Path) -> None:
         ValueError: if it measured other SAEs.
     """
     comparison = Comparison.load(folder / "comparison.json")
+    earlier = comparison.autointerp
+    if earlier and earlier.judge != found.judge:
+        warnings.warn(
+            f"The scores of the judge {earlier.judge!r} in {folder / 'comparison.json'} are "
+            f"replaced by those of {found.judge!r}.",
+            stacklevel=2,
+        )
     names = {sae.weights_sha256: sae.name for sae in comparison.saes}
     comparison.autointerp = summarize(found, names)
     comparison.save(folder)
@@ -194,8 +221,9 @@ def add_autointerp(found: AutoInterpretation, folder: Path) -> None:
 def _fingerprint(
     cfg: CompareConfig, source_cfg: SourceConfig, entries: list[Entry]
 ) -> str:
-    # what is counted does not depend on these two
-    counted = {k: v for k, v in _plain(cfg).items() if k not in ("output", "min_fired")}
+    # what is counted does not depend on these
+    others = ("output", "overwrite", "min_fired")
+    counted = {k: v for k, v in _plain(cfg).items() if k not in others}
     paths = [entry.path for entry in entries]
     of = [FORMAT, counted, _plain(source_cfg)]
     return fingerprint(of, paths, source_cfg.dataset)
@@ -215,15 +243,15 @@ def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
 
 def _warnings(comparison: Comparison) -> list[str]:
     source = comparison.source
-    warnings = [*comparison.repeated_trainings, *source.warnings]
+    found = [*comparison.repeated_trainings, *source.warnings]
     n_read = comparison.n_tokens
     is_short = n_read < source.tokens - source.context_size
     if is_short and source.token_set == EVERY_TOKEN:
-        warnings.append(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
+        found.append(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in comparison.saes:
         if not sae.training:
-            warnings.append(f"{sae.name} does not record how it was trained.")
-    return warnings
+            found.append(f"{sae.name} does not record how it was trained.")
+    return found
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

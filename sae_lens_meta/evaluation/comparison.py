@@ -159,6 +159,7 @@ class Comparison:
         repeated_trainings: SAEs that are not independent seeds, in words; they forbid a claim.
         vocabulary: text of the tokens that occur in contexts, by id.
         autointerp: scores of a judge; None where none was asked.
+        fingerprint: of the SAEs, the text and the settings that it was made of.
     """
 
     format: int
@@ -175,6 +176,7 @@ class Comparison:
     repeated_trainings: list[str] = field(default_factory=list)
     vocabulary: dict[int, str] = field(default_factory=dict)
     autointerp: AutointerpSummary | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -189,7 +191,10 @@ class Comparison:
         path = folder / "comparison.json"
         # json, unlike pydantic, refuses what is not a number rather than write null
         plain = adapter.dump_python(self, mode="json")
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        # killed in between, it leaves the earlier one whole
+        part = folder / "comparison.json.part"
+        part.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        part.replace(path)
         schema = TypeAdapter(dict[str, Any]).dump_json(adapter.json_schema(), indent=1)
         (folder / "comparison.schema.json").write_bytes(schema + b"\n")
         return path

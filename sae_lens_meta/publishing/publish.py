@@ -11,6 +11,7 @@ from rich.table import Table
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from simple_parsing import field
 
+from sae_lens_meta.destination import check_writable
 from sae_lens_meta.publishing.card import PAPER, model_card, released_name
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
@@ -126,6 +127,7 @@ def prepare(
         FileNotFoundError: as `make_package`.
     """
     check_repo_id(cfg.repo)
+    check_writable(cfg.output)
     if cfg.bundle and cfg.release is None:
         raise ValueError("--bundle takes the name of the release: give --release.")
     card = cfg.output / CARD

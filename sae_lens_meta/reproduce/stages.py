@@ -169,6 +169,7 @@ def compare_all(run: Run) -> Figures:
         solo=run.paths(SOLO),
         solo_equal_l2=run.paths(EQUAL_L2),
         output=run.folder / "comparison",
+        overwrite=True,  # the folder is the run's own
     )
     found = compare(cfg, run.source_config(), run.model)
     return {"verdict": found.verdict, "warnings": found.warnings}

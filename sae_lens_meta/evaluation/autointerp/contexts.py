@@ -109,12 +109,14 @@ class ContextCollector:
         """Adds a batch of tokens and activations."""
         width = self.plan.window
         n_kept = batch.tokens.shape[1] // width * width
-        acts = batch.codes(self.sae)[:, :n_kept, self.latents].cpu()
+        # of either sign: a latent of an abstopk SAE fires in two directions
+        acts = batch.codes(self.sae)[:, :n_kept, self.latents].abs().cpu()
         acts = acts.reshape(-1, width, len(self.latents))
         tokens = batch.tokens[:, :n_kept].reshape(-1, width).tolist()
         peaks = acts.amax(dim=1)
         self._fired += (acts > 0).sum(dim=(0, 1))
-        self._n_tokens += acts.shape[0] * width
+        read = batch.kept
+        self._n_tokens += acts.shape[0] * width if read is None else int(read[:, :n_kept].sum())
         ranks = self._random.random(peaks.shape)
         for place, latent in (peaks > 0).nonzero().tolist():
             window = (tokens[place], acts[place, :, latent])

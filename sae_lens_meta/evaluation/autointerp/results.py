@@ -19,6 +19,7 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
 )
 from sae_lens_meta.evaluation.intervals import Interval, mean_interval
 from sae_lens_meta.evaluation.measured_on import MeasuredOn
+from sae_lens_meta.saved import SavedSAE
 
 FORMAT = 2
 FILENAME = "autointerp.json"
@@ -119,6 +120,26 @@ class AutoInterpretation:
             ValueError: if it is not one, naming what is wrong.
         """
         return TypeAdapter(AutoInterpretation).validate_json(path.read_bytes())
+
+
+def check_same_subjects(folder: Path, judge: str, paths: dict[str, Path]) -> None:
+    """
+    Checks that an earlier autointerp.json in `folder`, if any, is of the same SAEs and judge.
+
+    Raises:
+        ValueError: if it is of others, and would be lost.
+    """
+    if not (folder / FILENAME).exists():
+        return
+    earlier = AutoInterpretation.load(folder / FILENAME)
+    had = {sae.weights_sha256 for sae in earlier.saes} - {""}
+    has = {SavedSAE.read(path).weights_sha256 for path in paths.values()}
+    if (earlier.judge, had) != (judge, has):
+        raise ValueError(
+            f"{folder / FILENAME} has the scores of {earlier.judge!r} for "
+            f"{', '.join(sae.name for sae in earlier.saes)}; this judge or these SAEs are others. "
+            "Give another --output, or delete it."
+        )
 
 
 @dataclass
