@@ -664,21 +664,18 @@ def test_what_is_refused_or_unreadable_is_not_asked_again(
             server.refuses = is_it
         else:
             server.answer = lambda m: reply if is_it(m) else oracle.answer(m)
-        found = []
-        for _ in range(2):
-            n_before = len(server.requests)
-            asker = Asker(OpenAIJudge(server.url, "m"), tmp_path / "a.sqlite", Limits())
-            found.append(run(asker, few, controls=False))
-            asker.close()
-    assert len(server.requests) == n_before > 0 and asker.usage.requests == 0
-    assert found[0] == found[1]
+        judge, path = OpenAIJudge(server.url, "m"), tmp_path / "a.sqlite"
+        found = run(Asker(judge, path, Limits()), few, controls=False)
+        n_requests, again = len(server.requests), Asker(judge, path, Limits())
+        assert run(again, few, controls=False) == found
+    assert len(server.requests) == n_requests > 0 and again.usage.requests == 0
     reason = "refused" if reply is None else "unreadable"
-    (wanting,) = [one for one in found[0].latents if one.missing]
+    (wanting,) = [one for one in found.latents if one.missing]
     if kind == DETECT:
         assert wanting.missing == {"detection": reason}
         assert len(wanting.replies["strength_spearman"]) == 4
     else:
-        scores = dict.fromkeys(found[0].latents[0].scores, "no explanation")
+        scores = dict.fromkeys(SCORES, "no explanation")
         assert wanting.missing == {"explanation": reason} | scores
 
 
