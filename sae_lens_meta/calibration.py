@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -92,9 +93,19 @@ class Calibrator:
 
     @torch.no_grad()
     def update(self, activations: torch.Tensor) -> None:
-        """Adds a batch, `[..., d_in]`, over which BatchTopK selects."""
+        """
+        Adds a batch, `[..., d_in]`, over which BatchTopK selects.
+
+        Raises:
+            ValueError: if BatchTopK selects nothing of so few tokens.
+        """
         pre_acts = self._pre_activations(activations)
         n = len(pre_acts)
+        if int(self.k * n) == 0:
+            raise ValueError(
+                f"BatchTopK with k={self.k:g} selects nothing in a batch of {n} tokens. Give "
+                f"batches as large as in training, {ceil(1 / self.k)} tokens at least."
+            )
         kept = select_batch_topk(pre_acts, self.k)
         values = pre_acts.flatten()[kept]
         cut = float(values.min()) if len(values) else float("inf")
@@ -109,7 +120,7 @@ class Calibrator:
 
     def thresholds(self, rule: Rule = "rate") -> torch.Tensor:
         """
-        One threshold per latent, `[d_sae]` float32.
+        One threshold per latent, `[d_sae]` float32, that the SAE's dtype holds without rounding.
 
         `rate`, the paper's: as many tokens lie above it as BatchTopK selected. `equal_error`,
         the author's code: the share of selected tokens at or below it equals the share of
@@ -125,7 +136,7 @@ class Calibrator:
         thresholds = find().astype(np.float32)
         thresholds[n_selected < RARE_BELOW] = self.highest_cut
         thresholds[n_selected == 0] = NEVER
-        return torch.from_numpy(thresholds)
+        return _at_most(torch.from_numpy(thresholds), self.sae.dtype)
 
     def report(
         self, thresholds: torch.Tensor, rule: Rule = "rate"
@@ -230,6 +241,18 @@ def calibrate(
     sae.threshold = torch.nn.Parameter(thresholds.to(sae.device))
     sae.cfg.metadata.calibration = asdict(report)
     return report
+
+
+def _at_most(thresholds: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """
+    The largest values of `dtype` that do not exceed `thresholds`, in float32.
+
+    Loading casts thresholds to the SAE's dtype. Rounded to the nearest, the largest float32 would
+    become infinite; rounded down, the same pre-activations, which have that dtype too, exceed them.
+    """
+    nearest = thresholds.to(dtype)
+    below = torch.nextafter(nearest, torch.zeros_like(nearest))
+    return torch.where(nearest > thresholds, below, nearest).float()
 
 
 def _counts_above(histogram: np.ndarray) -> np.ndarray:

@@ -149,6 +149,11 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
             0 < self.meta_k <= self.meta_width,
             f"above 0 and at most meta_d_sae={self.meta_width}",
         )
+        require(
+            "meta_k",
+            int(self.meta_k * self.d_sae) >= 1,
+            f"at least 1 / d_sae = {1 / self.d_sae:.3g}, to keep a latent of all rows",
+        )
         for field in AT_LEAST_0:
             require(field, getattr(self, field) >= 0, "at least 0")
         if self.use_sparse_activations and self.dtype not in ("float32", "float64"):

@@ -238,9 +238,10 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         SAELens's running threshold starts at 0 and lags a hundred steps behind weights
         that move fast in a short run; gated by it, the L0 comes out far from k. The
         threshold lies halfway to the largest value left out, since a JumpReLU does not
-        pass a value at its threshold.
+        pass a value at its threshold. Of inputs so few that BatchTopK would keep nothing,
+        the largest value is kept, so that the SAE fires at all.
         """
-        x, n_keep = self.process_sae_in(inputs), int(self.cfg.k * len(inputs))
+        x, n_keep = self.process_sae_in(inputs), max(1, int(self.cfg.k * len(inputs)))
         no_latents = x.new_empty(0, dtype=torch.long)
         top, _ = self._largest(x, n_keep + 1, no_latents, self._selection_norms())
         acts = top.values.sort(descending=True).values

@@ -1,5 +1,6 @@
 """The joint objective: one primary step, and the cycle of primary and meta steps."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,8 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         Loss of one primary step on `[batch, d_in]`, preceded by the meta steps when due.
 
         Raises:
-            ValueError: if the batch has another width than `d_in`, or holds NaN or inf.
+            ValueError: if the batch has another width than `d_in`, is so small that BatchTopK
+                keeps nothing of it, or holds NaN or inf.
         """
         self._check_batch(step_input)
         self._remember(step_input.sae_in)
@@ -118,6 +120,12 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
                 f"The activations have {batch.shape[-1]} dimensions but the SAE has "
                 f"d_in={self.cfg.d_in}. Set d_in to the width of the hook "
                 f"{self.cfg.metadata.hook_name!r}."
+            )
+        if int(self.cfg.k * len(batch)) == 0:
+            raise ValueError(
+                f"BatchTopK with k={self.cfg.k:g} keeps no latent active in a batch of "
+                f"{len(batch)} activations. Set train_batch_size_tokens to "
+                f"{math.ceil(1 / self.cfg.k)} or more."
             )
         finite = torch.isfinite(batch).all(dim=-1)
         if not finite.all():

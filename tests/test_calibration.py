@@ -151,6 +151,42 @@ def test_thresholds_travel_with_the_weights(tmp_path: Path) -> None:
     assert report.f1_after > 0.8
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_half_precision_sae_is_calibrated_to_what_it_can_hold(
+    sae: JumpReLUSAE, tmp_path: Path, dtype: str
+) -> None:
+    """Dead latents never fire, the others where unrounded thresholds have them fire."""
+    halved = sae.to(dtype=getattr(torch, dtype))
+    calibrator = Calibrator(halved, K)
+    for batch in batches():
+        calibrator.update(batch)
+    unrounded = calibrator._matching_rate()
+    report = calibrate(halved, iter(batches()), K)
+    halved.save_model(tmp_path)
+    loaded = SAE.load_from_disk(tmp_path)
+    assert type(loaded) is JumpReLUSAE
+    assert loaded.threshold.dtype == loaded.W_enc.dtype == halved.W_enc.dtype
+    assert torch.isfinite(loaded.threshold).all()
+    assert torch.equal(loaded.threshold.float(), halved.threshold)
+    x = torch.cat(batches())
+    acts = loaded.encode(x)
+    n_selected = calibrator._selected.sum(1)
+    assert report.n_dead > 0, "the case must occur"
+    assert not (acts[:, n_selected == 0] > 0).any()
+    own = n_selected >= 100
+    pre_acts = calibrator._pre_activations(x).detach().numpy()
+    fires = (acts > 0).numpy()
+    assert (fires == (pre_acts > unrounded))[:, own].all()
+    assert fires.sum(1).mean() == pytest.approx(K, rel=0.02)
+
+
+def test_batches_that_nothing_is_selected_of_are_refused(sae: JumpReLUSAE) -> None:
+    with pytest.raises(ValueError, match="k=0.3 selects nothing in a batch of 3 .* 4"):
+        calibrate(sae, [torch.randn(3, 16)], k=0.3)
+    report = calibrate(sae, [torch.randn(4, 16)], k=0.3)
+    assert report.n_rare == 1
+
+
 def test_bad_input_is_named(sae: JumpReLUSAE) -> None:
     with pytest.raises(ValueError, match="'standard' has no thresholds"):
         Calibrator(StandardSAE(StandardSAEConfig(d_in=4, d_sae=8)), K)

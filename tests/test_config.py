@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_paper_but_for_the_meta_lr() -> None:
         ("meta_d_sae", 0),
         ("meta_k", 13),
         ("meta_k", 0),
+        ("meta_k", 0.015),  # of 64 rows less than one latent
         ("k", 0),
         ("k", 65),
         ("decomposability_coefficient", -0.1),

@@ -94,6 +94,28 @@ def test_solo_is_exported_without_a_meta_sae_also_over_a_joint_one(
     assert isinstance(SAE.load_from_disk(tmp_path), JumpReLUSAE)
 
 
+@pytest.mark.parametrize("k", [0.01, 0.5, 1.0])
+def test_threshold_of_very_few_inputs_lets_the_largest_value_through(k: float) -> None:
+    sae = MetaTrainingSAE(meta_config(k=k))
+    x = next(sparse_batches())[:1]
+    sae.set_threshold(x)
+    _, hidden_pre = sae.encode_with_hidden_pre(x)
+    assert (hidden_pre > sae.topk_threshold).nonzero().tolist() == [
+        [0, int(hidden_pre.argmax())]
+    ]
+
+
+def test_a_short_run_of_low_k_is_exported_near_k(tmp_path: Path) -> None:
+    """One step of 256 inputs keeps 64 of them, of which BatchTopK at k 0.01 keeps none."""
+    sae = MetaTrainingSAE(meta_config(k=0.01))
+    batches = sparse_batches(n=256)
+    trainer_for(sae, batches, 1, 256).fit()
+    sae.save_inference_model(tmp_path)
+    exported = SAE.load_from_disk(tmp_path)
+    l0 = (exported.encode(held_out(100)) > 0).float().sum(1).mean().item()
+    assert 0.001 < l0 < 0.1
+
+
 def test_threshold_is_taken_from_many_steps_not_the_last_batch(tmp_path: Path) -> None:
     """Neighbouring batches come from one document; a threshold from one of them is off."""
 

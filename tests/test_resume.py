@@ -257,6 +257,14 @@ def test_non_finite_activations_stop_the_run_and_leave_the_checkpoint(
     losses_from_last.load_weights_from_checkpoint(last)
 
 
+def test_a_batch_of_which_nothing_is_kept_is_refused() -> None:
+    sae = MetaTrainingSAE(meta_config(k=0.3))
+    trainer = trainer_for(sae, sparse_batches(n=3), 1, batch_size=3)
+    with pytest.raises(ValueError, match="k=0.3 keeps no .* Set train_.* to 4 or more"):
+        trainer.fit()
+    trainer_for(sae, sparse_batches(n=4), 1, batch_size=4).fit()
+
+
 def test_activations_of_another_width_are_named() -> None:
     trainer = trainer_for(MetaTrainingSAE(meta_config()), sparse_batches(d_in=24), 1)
     with pytest.raises(ValueError, match="24 dimensions but the SAE has d_in=16"):
