@@ -15,7 +15,6 @@ from sae_lens_meta.calibration import calibrate
 from sae_lens_meta.checks import (
     check_dataset,
     check_hook,
-    check_resume,
     warn_of_slow_meta_sae,
 )
 from sae_lens_meta.demo import DemoConfig, run_demo
@@ -42,6 +41,7 @@ from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
 from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.resume import check_resume
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 
