@@ -1,24 +1,12 @@
 """What can be wrong with a run and can be said before it trains."""
 
-import json
 import warnings
-import zipfile
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import load_dataset
-from sae_lens import TrainingSAE
 from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.constants import (
-    ACTIVATION_SCALER_CFG_FILENAME,
-    ACTIVATIONS_STORE_STATE_FILENAME,
-    SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
-    TRAINER_STATE_FILENAME,
-)
-from safetensors import SafetensorError, safe_open
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
@@ -26,93 +14,6 @@ from sae_lens_meta.config import MetaTrainingSAEConfig
 # at half of it mean |phi| fell by 1 to 4 % in runs of 245 to 1,954 steps, at one and a half times
 # of it by 5 to 9 %: docs/results.md
 LEAST_PACE = 1.0
-
-
-def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
-    """
-    Checks that `cfg.resume_from_checkpoint`, if given, can be resumed by `cfg.sae`.
-
-    Raises:
-        FileNotFoundError: if the folder or a file that SAELens writes is missing.
-        ValueError: if a file is truncated, or the SAE is of another architecture or shape.
-    """
-    if cfg.resume_from_checkpoint is None:
-        return
-    folder = Path(cfg.resume_from_checkpoint)
-    sae = TrainingSAE.from_dict({**cfg.sae.to_dict(), "device": "meta"})
-    check_weights(folder, sae)
-    for name in (ACTIVATION_SCALER_CFG_FILENAME, ACTIVATIONS_STORE_STATE_FILENAME):
-        _require_file(folder, name)
-    if not zipfile.is_zipfile(folder / TRAINER_STATE_FILENAME):
-        raise ValueError(
-            f"{folder / TRAINER_STATE_FILENAME} cannot be read: it is missing, truncated or "
-            "damaged. Resume from an earlier checkpoint."
-        )
-
-
-def check_weights(folder: Path, sae: TrainingSAE[Any]) -> None:
-    """
-    Checks that the weights and config saved in `folder` fit `sae`.
-
-    Raises:
-        FileNotFoundError: if the folder or one of the two files is missing.
-        ValueError: if the weights are truncated, or of another architecture or shape.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no checkpoint folder at {folder}.")
-    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        _require_file(folder, name)
-    saved = _saved_architecture(folder / SAE_CFG_FILENAME)
-    if saved != sae.cfg.architecture():
-        raise ValueError(
-            f"The checkpoint {folder} is of architecture {saved!r}; "
-            f"this run trains {sae.cfg.architecture()!r}."
-        )
-    _check_shapes(folder, sae)
-
-
-def _require_file(folder: Path, name: str) -> None:
-    if not (folder / name).is_file():
-        raise FileNotFoundError(
-            f"{folder} is not a checkpoint that can be resumed: it has no {name}. "
-            "Give the folder of one checkpoint, for instance checkpoints/<id>/<n_samples>; "
-            "a run killed while it was writing one leaves it incomplete."
-        )
-
-
-def _saved_architecture(path: Path) -> str:
-    try:
-        return json.loads(path.read_text())["architecture"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not the config of an SAE ({error}): the file is truncated or "
-            "damaged. Resume from an earlier checkpoint."
-        ) from error
-
-
-def _check_shapes(folder: Path, sae: TrainingSAE[Any]) -> None:
-    path = folder / SAE_WEIGHTS_FILENAME
-    try:
-        with safe_open(path, framework="pt") as file:
-            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): the file is truncated or damaged. "
-            "Resume from an earlier checkpoint."
-        ) from error
-    wanted = sae.state_dict()
-    if differing := sorted(set(saved) ^ set(wanted)):
-        raise ValueError(
-            f"The checkpoint {folder} and this run do not have the same tensors: "
-            f"{differing[0]!r} is in one of them only. A solo run "
-            "(decomposability_coefficient=0) and a joint run cannot resume each other."
-        )
-    for name, tensor in wanted.items():
-        if list(saved[name]) != list(tensor.shape):
-            raise ValueError(
-                f"The checkpoint {folder} has {name} of shape {list(saved[name])}, this "
-                f"run's is {list(tensor.shape)}. Set d_in, d_sae and meta_d_sae as they were."
-            )
 
 
 def pace(sae: MetaTrainingSAEConfig, lr: float) -> float:

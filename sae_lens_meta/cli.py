@@ -16,7 +16,6 @@ from sae_lens_meta.calibration import Rule, calibrate, selected_per_token
 from sae_lens_meta.checks import (
     check_dataset,
     check_hook,
-    check_resume,
     warn_of_slow_meta_sae,
 )
 from sae_lens_meta.demo import DemoConfig, run_demo
@@ -48,6 +47,7 @@ from sae_lens_meta.evaluation.source import load_source, regroup
 from sae_lens_meta.interruption import Interrupted
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.resume import check_resume
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.text import text_identity
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder

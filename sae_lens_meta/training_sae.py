@@ -12,11 +12,11 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepO
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_meta.checks import check_weights
-from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.config import MetaTrainingSAEConfig, awaits_folding
 from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
 from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.penalty import decomposability, unit_rows
+from sae_lens_meta.resume import check_weights
 
 META_FOLDER = "meta"
 
@@ -201,7 +201,18 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
 
         Returns:
             The paths of the primary's weights and config.
+
+        Raises:
+            ValueError: if the training has not ended and its normalisation is not folded yet.
         """
+        if awaits_folding(self.cfg):
+            raise ValueError(
+                "This SAE takes activations scaled by a factor, as normalize_activations="
+                f"{self.cfg.normalize_activations!r} says, and an exported SAE would not: the "
+                "factor is folded into the weights when the training ends. To export one from a "
+                "checkpoint, call fold_activation_norm_scaling_factor first, with the "
+                "scaling_factor in the activation_scaler.json beside its weights."
+            )
         if self.n_recent_inputs > 0:
             self.set_threshold(self.recent_inputs[: self.n_recent_inputs])
         saved = super().save_inference_model(path)

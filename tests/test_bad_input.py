@@ -1,6 +1,7 @@
 """What is wrong with a run is said before it trains, through our command line."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,21 @@ def test_empty_dataset(tmp_path: Path, streaming: bool) -> None:
         check_dataset(str(tmp_path), streaming)
 
 
+def training(folder: Path) -> list[str]:
+    """A command that trains on the text in `folder`."""
+    common = (
+        f"train --hook_name blocks.0.hook_resid_pre --dataset_path {folder / 'data'}"
+    )
+    common += (
+        " --streaming false --log_to_wandb false --d_in 16 --d_sae 64 --k 4 --meta_k 2"
+    )
+    common += (
+        f" --training_tokens 256 --train_batch_size_tokens 128 --output_path {folder}/o"
+    )
+    common += f" --checkpoint_path {folder}/c --store_batch_size_prompts 1"
+    return common.split()
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs `sae-lens-meta train` up to the training itself, on a tiny model and one line of text."""
@@ -61,12 +77,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "data" / "train.jsonl").write_text(f"{row}\n" * 4)
 
     def run(*args: str) -> str:
-        common = f"train --hook_name blocks.0.hook_resid_pre --dataset_path {tmp_path / 'data'}"
-        common += " --streaming false --log_to_wandb false --d_in 16 --d_sae 64 --k 4 --meta_k 2"
-        common += f" --training_tokens 256 --train_batch_size_tokens 128 --output_path {tmp_path}/o"
-        common += f" --checkpoint_path {tmp_path}/c --store_batch_size_prompts 1"
         with pytest.raises(SystemExit) as exit:
-            cli.main([*common.split(), *args])
+            cli.main([*training(tmp_path), *args])
         assert not (tmp_path / "o").exists(), "nothing was trained"
         return str(exit.value)
 
@@ -134,6 +146,36 @@ def test_command_line_refuses_a_truncated_checkpoint(
     (checkpoint / "activations_store_state.safetensors").touch()
     printed = command("--resume_from_checkpoint", str(checkpoint))
     assert "trainer_state.pt cannot be read" in printed
+
+
+def test_command_line_refuses_to_resume_something_else(
+    command: Any, tmp_path: Path
+) -> None:
+    scaled = ["--normalize_activations", "expected_average_only_in"]
+    scaled += ["--n_batches_for_norm_estimate", "1", "--training_tokens", "512"]
+    cli.main(
+        [*training(tmp_path), *scaled, "--n_checkpoints", "1"]
+        + ["--save_final_checkpoint", "true"]
+    )
+    shutil.rmtree(tmp_path / "o")
+    middle, final = sorted(tmp_path.glob("c/*/*"), key=lambda path: len(path.name))
+    hook = "blocks.1.hook_resid_pre"
+    for args, message in (
+        (["--hook_name", hook], f"resid_pre', this run has hook_name={hook!r}"),
+        (["--normalize_activations", "none"], "normalize_activations='none'"),
+        (["--k", "3"], "is of k=4.0, this run has k=3.0"),
+        (["--meta_k", "3"], "is of meta_k=2.0, this run has meta_k=3.0"),
+    ):
+        resume = ["--resume_from_checkpoint", str(middle)]
+        assert message in command(*scaled, *resume, *args)
+    printed = command(*scaled, "--resume_from_checkpoint", str(final))
+    assert "Resume from a checkpoint before the final one." in printed
+    with pytest.warns(UserWarning, match=r"  lr: 0.0003 -> 0.001, without effect"):
+        cli.main(
+            [*training(tmp_path), *scaled, "--lr", "0.001"]
+            + ["--resume_from_checkpoint", str(middle)]
+        )
+    assert (tmp_path / "o" / "cfg.json").is_file()
 
 
 def test_command_line_explains_a_value_that_does_not_parse(command: Any) -> None:

@@ -88,7 +88,7 @@ def test_it_acts_in_a_bridge_as_by_hand(smollm2: Path) -> None:
 
     load: Any = SAE.from_pretrained
     sae = load(NAME)
-    bridge = SAETransformerBridge.boot_transformers(str(smollm2), device="cpu")
+    bridge: Any = SAETransformerBridge.boot_transformers(str(smollm2), device="cpu")
     model: Any = AutoModelForCausalLM.from_pretrained(smollm2)
     tokens = AutoTokenizer.from_pretrained(smollm2)(
         "The capital of France is Paris, and that of Italy is", return_tensors="pt"

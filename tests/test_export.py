@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from sae_lens import SAE, JumpReLUSAE
+from sae_lens import SAE, JumpReLUSAE, TrainingSAE
 from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.config import awaits_folding
 from sae_lens_meta.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
 
@@ -92,6 +93,36 @@ def test_solo_is_exported_without_a_meta_sae_also_over_a_joint_one(
     train(meta_config(decomposability_coefficient=0), 5).save_inference_model(tmp_path)
     assert not list((tmp_path / "meta").iterdir())
     assert isinstance(SAE.load_from_disk(tmp_path), JumpReLUSAE)
+
+
+def test_a_checkpoint_whose_factor_is_not_folded_is_not_exported(
+    tmp_path: Path,
+) -> None:
+    cfg = meta_config(normalize_activations="expected_average_only_in")
+    sae = MetaTrainingSAE(cfg)
+    batches = (5 * batch for batch in sparse_batches())
+    trainer_for(
+        sae,
+        batches,
+        60,
+        n_batches_for_norm_estimate=5,
+        n_checkpoints=1,
+        checkpoint_path=str(tmp_path / "c"),
+    ).fit()
+    assert not awaits_folding(sae.cfg)
+    (checkpoint,) = (tmp_path / "c").iterdir()
+    middle = TrainingSAE.load_from_disk(checkpoint)
+    assert awaits_folding(middle.cfg)
+    with pytest.raises(ValueError, match="call fold_activation_norm_scaling_factor"):
+        middle.save_inference_model(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    scaler = json.loads((checkpoint / "activation_scaler.json").read_text())
+    middle.fold_activation_norm_scaling_factor(scaler["scaling_factor"])
+    middle.save_inference_model(tmp_path / "out")
+    exported = SAE.load_from_disk(tmp_path / "out")
+    assert not awaits_folding(exported.cfg)
+    l0 = (exported.encode(5 * held_out(100)) > 0).float().sum(1).mean().item()
+    assert l0 == pytest.approx(4, rel=0.1)
 
 
 @pytest.mark.parametrize("k", [0.01, 0.5, 1.0])

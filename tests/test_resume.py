@@ -1,9 +1,13 @@
 """Kill -9 in mid-cycle, then resume: bit-identical to a run that was never interrupted."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,16 @@ from sae_lens import (
     LanguageModelSAETrainingRunner,
     LoggingConfig,
 )
+from sae_lens.constants import (
+    ACTIVATIONS_STORE_STATE_FILENAME,
+    SAE_WEIGHTS_FILENAME,
+)
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
+from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.resume import check_resume
 from tests.helpers import (
     BATCH,
     meta_config,
@@ -50,39 +60,47 @@ class ReplayStore:
         self.step += 1
         return next(self._batches)
 
-    def save_to_checkpoint(self, checkpoint_path: Path) -> None: ...
+    def save_to_checkpoint(self, checkpoint_path: Path) -> None:
+        (checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME).touch()
 
     def load_from_checkpoint(self, checkpoint_path: Path) -> None: ...
 
 
+def runner_config(folder: Path, **changes: Any) -> LanguageModelSAERunnerConfig[Any]:
+    settings: dict[str, Any] = {
+        "sae": meta_config(**SETTINGS),
+        "hook_name": "blocks.0.hook_resid_pre",
+        "context_size": 8,
+        "training_tokens": N_STEPS * BATCH,
+        "train_batch_size_tokens": BATCH,
+        "adam_beta2": 0.99,
+        "lr": 1e-3,
+        "lr_decay_steps": 20,
+        "dead_feature_window": 5,
+        "n_checkpoints": 3,
+        "save_final_checkpoint": True,
+        "checkpoint_path": str(folder),
+        "output_path": None,
+        "n_batches_for_norm_estimate": 2,
+        "logger": LoggingConfig(log_to_wandb=False, wandb_id="run"),
+        "verbose": False,
+    }
+    return LanguageModelSAERunnerConfig(**settings | changes)
+
+
 def run(
-    folder: Path, resume_from: Path | None = None, kill_at: int | None = None
+    cfg: LanguageModelSAERunnerConfig[Any], kill_at: int | None = None
 ) -> list[dict[str, float]]:
-    """SAELens's own runner on replayed batches; its final checkpoint is in `folder`."""
+    """Losses of SAELens's own runner on replayed batches."""
     model = tiny_model()
-    cfg = LanguageModelSAERunnerConfig(
-        sae=meta_config(**SETTINGS),
-        hook_name="blocks.0.hook_resid_pre",
-        context_size=8,
-        training_tokens=N_STEPS * BATCH,
-        train_batch_size_tokens=BATCH,
-        adam_beta2=0.99,
-        lr=1e-3,
-        lr_decay_steps=20,
-        dead_feature_window=5,
-        n_checkpoints=3,
-        save_final_checkpoint=True,
-        checkpoint_path=str(folder),
-        output_path=None,
-        resume_from_checkpoint=str(resume_from) if resume_from else None,
-        logger=LoggingConfig(log_to_wandb=False, wandb_id="run"),
-        verbose=False,
-    )
+    resume_from = cfg.resume_from_checkpoint
     text = Dataset.from_dict({"tokens": [[1] * 8]})
     runner = LanguageModelSAETrainingRunner(
         cfg, override_dataset=text, override_model=model
     )
-    done = int(resume_from.name) // BATCH if resume_from else 0
+    done = int(Path(resume_from).name) // BATCH if resume_from else 0
+    if resume_from and cfg.sae.normalize_activations == "expected_average_only_in":
+        done += cfg.n_batches_for_norm_estimate  # which the first run read before
     store: Any = ReplayStore(done, kill_at)
     runner.activations_store = store
     assert isinstance(runner.sae, MetaTrainingSAE)
@@ -101,8 +119,9 @@ def run(
 
 
 def test_killed_run_resumes_bit_identically_from_mid_cycle(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from tests.test_resume import run\n"
-    code += "run(Path(sys.argv[1]), kill_at=25)"
+    code = "import sys; from pathlib import Path\n"
+    code += "from tests.test_resume import run, runner_config\n"
+    code += "run(runner_config(Path(sys.argv[1])), kill_at=25)"
     killed = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "killed"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
@@ -112,8 +131,8 @@ def test_killed_run_resumes_bit_identically_from_mid_cycle(tmp_path: Path) -> No
     in_cycle = load_file(last / "sae_weights.safetensors")["steps_in_cycle"].item()
     assert in_cycle not in (0, 4)
 
-    resumed = run(tmp_path / "resumed", resume_from=last)
-    straight = run(tmp_path / "straight")
+    resumed = run(runner_config(tmp_path / "resumed", resume_from_checkpoint=str(last)))
+    straight = run(runner_config(tmp_path / "straight"))
     assert len(straight) == N_STEPS
     assert len(resumed) == N_STEPS - int(last.name) // BATCH
     assert any(step["auxiliary_reconstruction_loss"] > 0 for step in resumed)
@@ -169,22 +188,203 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path, damage, message: str) -> 
         sae.load_weights_from_checkpoint(folder)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One from the middle of a training."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    run(runner_config(folder))
+    return min((folder / "run").iterdir(), key=lambda p: len(p.name))
+
+
+def test_an_unchanged_run_resumes_without_a_word(checkpoint: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_resume(
+            runner_config(Path("elsewhere"), resume_from_checkpoint=str(checkpoint))
+        )
+
+
+OTHER_SAES: list[tuple[str, Any]] = [
+    ("d_in", 24),
+    ("d_sae", 80),
+    ("k", 3),
+    ("meta_d_sae", 13),
+    ("meta_k", 3),
+    ("dtype", "bfloat16"),
+    ("normalize_activations", "none"),
+    ("apply_b_dec_to_input", False),
+    ("rescale_acts_by_decoder_norm", False),
+]
+OTHER_ACTIVATIONS: list[tuple[str, Any]] = [
+    ("model_name", "gpt2"),
+    ("model_class_name", "AutoModelForCausalLM"),
+    ("model_from_pretrained_kwargs", {"center_writing_weights": True}),
+    ("hook_name", "blocks.1.hook_resid_pre"),
+    ("hook_head_index", 2),
+    ("context_size", 7),
+    ("seqpos_slice", (1, 7)),
+    ("prepend_bos", False),
+    ("exclude_special_tokens", True),
+    ("sequence_separator_token", "eos"),
+    ("disable_concat_sequences", True),
+]
+
+
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "value"),
     [
-        (
-            {"d_sae": 80},
-            r"has W_enc of shape \[16, 64\], this run's is \[16, 80\]|W_dec",
-        ),
-        ({"meta_d_sae": 13}, "meta_sae.* of shape"),
+        *OTHER_SAES,
+        *OTHER_ACTIVATIONS,
+        ("dtype of the runner", "bfloat16"),
+        ("model_kwargs", {"stop_at_layer": 1}),
+        ("use_chat_formatting", True),
     ],
 )
-def test_checkpoint_of_another_shape_is_refused(
-    tmp_path: Path, changes: dict[str, int], message: str
+def test_another_sae_or_other_activations_are_refused(
+    checkpoint: Path, name: str, value: Any
 ) -> None:
-    train(meta_config(), 2).save_model(tmp_path)
+    sae, runner = meta_config(**SETTINGS), {}
+    if name in dict(OTHER_SAES):
+        sae = meta_config(**SETTINGS | {name: value})
+    else:
+        name = name.removesuffix(" of the runner")
+        runner = {name: value, "is_dataset_tokenized": name != "use_chat_formatting"}
+    cfg = runner_config(
+        Path("c"), sae=sae, resume_from_checkpoint=str(checkpoint), **runner
+    )
+    now = list(value) if isinstance(value, tuple) else value
+    message = rf"is of {name}=.*, this run has {name}={re.escape(repr(now))}\. .*set {name} as it"
     with pytest.raises(ValueError, match=message):
-        MetaTrainingSAE(meta_config(**changes)).load_weights_from_checkpoint(tmp_path)
+        check_resume(cfg)
+
+
+@pytest.mark.parametrize(("name", "value"), [*OTHER_SAES, *OTHER_ACTIVATIONS])
+def test_they_are_refused_from_python_too(
+    checkpoint: Path, name: str, value: Any
+) -> None:
+    is_of_sae = name in dict(OTHER_SAES)
+    sae = MetaTrainingSAE(
+        meta_config(**SETTINGS | ({name: value} if is_of_sae else {}))
+    )
+    cfg = runner_config(Path("c"))
+    for one in dict(OTHER_ACTIVATIONS):
+        sae.cfg.metadata[one] = getattr(cfg, one)
+    if not is_of_sae:
+        sae.cfg.metadata[name] = value
+    before = sae.W_dec.clone()
+    with pytest.raises(ValueError, match=f"is of {name}=.*, this run has {name}="):
+        sae.load_weights_from_checkpoint(checkpoint)
+    assert torch.equal(sae.W_dec, before)
+
+
+def test_what_else_differs_is_listed_once(checkpoint: Path) -> None:
+    changes = {"decomposability_coefficient": 0.1, "meta_lr": 0.02, "init_seed": 7}
+    cfg = runner_config(
+        Path("elsewhere"),
+        sae=meta_config(**SETTINGS | changes),
+        resume_from_checkpoint=str(checkpoint),
+        lr=5e-4,
+        dataset_path="another",
+        training_tokens=9000,
+        train_batch_size_tokens=64,
+    )
+    with pytest.warns(UserWarning) as caught:
+        check_resume(cfg)
+    (warning,) = caught
+    listed = str(warning.message).split("\n")
+    assert (
+        listed[0] == f"{checkpoint} was written with other settings than this run has:"
+    )
+    stays = ", without effect: the checkpoint's stays"
+    assert sorted(listed[1:]) == [
+        "  dataset_path:  -> another",
+        "  decomposability_coefficient: 0.3 -> 0.1",
+        f"  init_seed: 42 -> 7{stays}",
+        f"  lr: 0.001 -> 0.0005{stays}",
+        f"  lr_end: 0.0001 -> 5e-05{stays}",
+        "  meta_lr: 0.01 -> 0.02",
+        "  train_batch_size_tokens: 128 -> 64",
+        "  training_tokens: 5120 -> 9000",
+    ]
+    sae = MetaTrainingSAE(cfg.sae)
+    resumed = SAETrainer(cfg.to_sae_trainer_config(), sae, sparse_batches())
+    resumed.load_trainer_state(checkpoint)
+    # what is said to stay does, one step into its decay of 20, and the others change
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * 19 / 20)
+    assert resumed.get_coefficients() == {"decomposability": 0.1}
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"lr_decay_steps": 0}, {"lr_scheduler_name": "cosineannealing"}]
+)
+def test_a_schedule_of_other_parts_is_refused(
+    checkpoint: Path, schedule: dict[str, Any]
+) -> None:
+    cfg = runner_config(Path("c"), resume_from_checkpoint=str(checkpoint), **schedule)
+    message = (
+        "schedule of the learning rate: lr_scheduler_name=constant, .*lr_decay_steps=20"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_resume(cfg)
+
+
+def test_weights_that_are_not_what_their_config_says_are_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "mixed")
+    train(meta_config(d_sae=80), 2).save_model(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / SAE_WEIGHTS_FILENAME, tmp_path / "mixed")
+    with pytest.raises(
+        ValueError, match=r"of shape .*80.*, which its own config denies"
+    ):
+        sae = MetaTrainingSAE(meta_config(**SETTINGS))
+        sae.load_weights_from_checkpoint(tmp_path / "mixed")
+
+
+def test_a_final_checkpoint_whose_factor_is_folded_is_refused(tmp_path: Path) -> None:
+    """Resumed, it would be scaled once more; one before it resumes as it should."""
+    changes = SETTINGS | {"normalize_activations": "expected_average_only_in"}
+
+    def config(**more: Any) -> LanguageModelSAERunnerConfig[Any]:
+        sae = meta_config(**changes | more.pop("sae", {}))
+        return runner_config(tmp_path / "c", sae=sae, **more)
+
+    run(config())
+    folder = tmp_path / "c" / "run"
+    final = folder / f"final_{N_STEPS * BATCH}"
+    message = (
+        "weights in .*final_.* are of normalize_activations='none', not 'expected_a"
+    )
+    for asked in ({}, {"normalize_activations": "none"}):
+        with pytest.raises(ValueError, match=message):
+            check_resume(config(sae=asked, resume_from_checkpoint=str(final)))
+        with pytest.raises(ValueError, match=message):
+            sae = MetaTrainingSAE(meta_config(**changes | asked))
+            sae.load_weights_from_checkpoint(final)
+    middle = min(folder.iterdir(), key=lambda p: len(p.name))
+    weights = load_file(final / SAE_WEIGHTS_FILENAME)
+    resumed = config(resume_from_checkpoint=str(middle))
+    check_resume(resumed)
+    run(resumed)
+    again = load_file(final / SAE_WEIGHTS_FILENAME)
+    assert torch.equal(weights["W_dec"], again["W_dec"])
+
+
+def test_several_saes_do_not_resume_a_final_checkpoint_that_is_folded(
+    tmp_path: Path,
+) -> None:
+    sae = meta_config(normalize_activations="expected_average_only_in")
+    trained = train(sae, 4, n_batches_for_norm_estimate=2)
+    trained.save_model(tmp_path / "final_512" / "joint")
+    asked = meta_config(normalize_activations="expected_average_only_in")
+    plain = json.dumps({"saes": {"joint": asked.to_dict()}})
+    (tmp_path / "final_512" / "runner_cfg.json").write_text(plain)
+    for normalization in ("none", "expected_average_only_in"):
+        resuming = MetaTrainingSAE(meta_config(normalize_activations=normalization))
+        with pytest.raises(
+            ValueError, match="Resume from a checkpoint before the final"
+        ):
+            resuming.load_weights_from_checkpoint(tmp_path / "final_512" / "joint")
 
 
 def test_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
