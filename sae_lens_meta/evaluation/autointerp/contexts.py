@@ -116,7 +116,9 @@ class ContextCollector:
         peaks = acts.amax(dim=1)
         self._fired += (acts > 0).sum(dim=(0, 1))
         read = batch.kept
-        self._n_tokens += acts.shape[0] * width if read is None else int(read[:, :n_kept].sum())
+        self._n_tokens += (
+            acts.shape[0] * width if read is None else int(read[:, :n_kept].sum())
+        )
         ranks = self._random.random(peaks.shape)
         for place, latent in (peaks > 0).nonzero().tolist():
             window = (tokens[place], acts[place, :, latent])
