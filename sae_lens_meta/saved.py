@@ -17,6 +17,7 @@ from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from safetensors import SafetensorError
 
+from sae_lens_meta.config import FOLDED_NORMALIZATIONS
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import transformer_lens_name
 
@@ -24,8 +25,6 @@ Kind = Literal["sae", "transcoder", "training checkpoint"]
 # a config of a training has it, one of inference never
 _OF_A_TRAINING = "decoder_init_norm"
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
-# whose factor or matrices SAELens folds into the weights when a training ends
-_UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class SavedSAE:
             d_sae=cfg["d_sae"],
             dtype=cfg.get("dtype", "float32"),
             normalization=cfg.get("normalize_activations", "none"),
-            needs_folding=cfg.get("normalize_activations") in _UNFOLDED,
+            needs_folding=cfg.get("normalize_activations") in FOLDED_NORMALIZATIONS,
             reading=_reading(metadata),
             training_architecture=metadata.get("training_architecture"),
             settings=details,

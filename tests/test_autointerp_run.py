@@ -175,10 +175,10 @@ def test_delphi_is_given_the_model_that_was_read_and_not_the_one_recorded(
     delphi = ["--model", str(model), "--delphi", str(tmp_path / "d")]
     found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi)
     config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
-    assert config["model_name"] == found.source["model"] == str(model)
+    assert config["model_name"] == found.source.model == str(model)
     found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi[2:])
     config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
-    assert config["model_name"] == found.source["model"] == recorded
+    assert config["model_name"] == found.source.model == recorded
 
 
 def test_a_release_is_interpreted_by_its_name(
