@@ -19,7 +19,7 @@ from sae_lens.constants import (
     TRAINER_STATE_FILENAME,
 )
 from safetensors import SafetensorError, safe_open
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
 

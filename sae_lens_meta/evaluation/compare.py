@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from simple_parsing import field
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
