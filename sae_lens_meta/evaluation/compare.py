@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from simple_parsing import field
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.destination import held
 from sae_lens_meta.evaluation.autointerp.results import (

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -240,7 +240,8 @@ def summarize_decoder(
     )
 
 
-class Figure(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Figure(Generic[T]):
     """One figure of a `T`, and the format in which it is shown."""
 
     of: Callable[[T], float]

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.evaluation.language_model import model_metadata, model_path
 from sae_lens_meta.evaluation.measured_on import SourceConfig
