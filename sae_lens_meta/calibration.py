@@ -69,20 +69,8 @@ class Calibrator:
     """
 
     def __init__(self, sae: SAE[Any], k: float | None = None):
-        if not hasattr(sae, "threshold"):
-            raise ValueError(
-                f"An SAE of architecture {sae.cfg.architecture()!r} has no thresholds to "
-                "calibrate; give a jumprelu SAE."
-            )
-        details = sae.cfg.metadata.training_architecture_details or {}
         self.sae = sae
-        k = details.get("k") if k is None else k
-        if k is None or not 0 < k <= sae.cfg.d_sae:
-            raise ValueError(
-                f"k must be above 0 and at most d_sae={sae.cfg.d_sae}, got {k}. Where the "
-                "SAE does not record what it was trained with, pass k."
-            )
-        self.k = float(k)
+        self.k = selected_per_token(sae, k)
         self.n_tokens = 0
         self.highest_cut = 0.0
         self._range = 0.0
@@ -214,11 +202,34 @@ class Calibrator:
         return n_fired / len(agreement), float(agreement.mean())
 
 
+def selected_per_token(sae: SAE[Any], k: float | None = None) -> float:
+    """
+    How many latents BatchTopK keeps of a token, on average: `k`, or what `sae` records.
+
+    Raises:
+        ValueError: if `sae` has no thresholds, or `k` is not given and not recorded.
+    """
+    if not hasattr(sae, "threshold"):
+        raise ValueError(
+            f"An SAE of architecture {sae.cfg.architecture()!r} has no thresholds to "
+            "calibrate; give a jumprelu SAE."
+        )
+    details = sae.cfg.metadata.training_architecture_details or {}
+    k = details.get("k") if k is None else k
+    if k is None or not 0 < k <= sae.cfg.d_sae:
+        raise ValueError(
+            f"k must be above 0 and at most d_sae={sae.cfg.d_sae}, got {k}. Where the "
+            "SAE does not record the k that it was trained with, give --k."
+        )
+    return float(k)
+
+
 def calibrate(
     sae: SAE[Any],
     batches: Iterable[torch.Tensor],
     k: float | None = None,
     rule: Rule = "rate",
+    text: dict[str, Any] | None = None,
 ) -> CalibrationReport:
     """
     Gives `sae` one threshold per latent, in place, and records in its metadata how.
@@ -229,6 +240,7 @@ def calibrate(
             several thousand tokens as in training.
         k: see `Calibrator`.
         rule: see `Calibrator.thresholds`.
+        text: what the batches were read from (`MeasuredOn.text`), to be recorded with them.
 
     Raises:
         ValueError: as `Calibrator`, or if there are no batches.
@@ -239,7 +251,7 @@ def calibrate(
     thresholds = calibrator.thresholds(rule)
     report = calibrator.report(thresholds, rule)
     sae.threshold = torch.nn.Parameter(thresholds.to(sae.device))
-    sae.cfg.metadata.calibration = asdict(report)
+    sae.cfg.metadata.calibration = asdict(report) | {"text": text}
     return report
 
 

@@ -2,18 +2,11 @@
 
 import warnings
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import load_dataset
-from sae_lens import SAE
 from sae_lens.config import LanguageModelSAERunnerConfig
-from sae_lens.constants import (
-    SAE_CFG_FILENAME,
-    SAE_WEIGHTS_FILENAME,
-)
-from safetensors import SafetensorError
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
@@ -67,12 +60,13 @@ def check_dataset(dataset_path: str, streaming: bool) -> None:
 
 
 @torch.no_grad()
-def hook_width(model: HookedRootModule, hook_name: str) -> int:
+def hook_width(model: HookedRootModule, hook_name: str, head: int | None = None) -> int:
     """
-    Width of the activations that `hook_name` gives, a head's width times the heads.
+    Width of the activations that `hook_name` gives: of one head, or of all of them together.
 
     Raises:
-        ValueError: if the model has no such hook, naming hooks that are like it.
+        ValueError: if the model has no such hook, naming hooks that are like it, or no such
+            head.
     """
     if hook_name not in model.hook_dict:
         near = get_close_matches(hook_name, list(model.hook_dict), n=3, cutoff=0.5)
@@ -81,7 +75,13 @@ def hook_width(model: HookedRootModule, hook_name: str) -> int:
     device = next(model.parameters()).device
     tokens = torch.zeros((1, 2), dtype=torch.long, device=device)
     _, cache = model.run_with_cache(tokens, names_filter=[hook_name], prepend_bos=False)
-    return cache[hook_name][0, 0].numel()
+    of_a_token = cache[hook_name][0, 0]
+    if head is None:
+        return of_a_token.numel()
+    if of_a_token.ndim != 2 or not 0 <= head < len(of_a_token):
+        heads = len(of_a_token) if of_a_token.ndim == 2 else "no"
+        raise ValueError(f"{hook_name!r} has {heads} heads, and thus no head {head}.")
+    return of_a_token.shape[1]
 
 
 def check_hook(model: HookedRootModule, cfg: LanguageModelSAERunnerConfig[Any]) -> None:
@@ -91,35 +91,9 @@ def check_hook(model: HookedRootModule, cfg: LanguageModelSAERunnerConfig[Any]) 
     Raises:
         ValueError: if it does not, or is not.
     """
-    width = hook_width(model, cfg.hook_name)
-    if cfg.hook_head_index is None and width != cfg.sae.d_in:
+    width = hook_width(model, cfg.hook_name, cfg.hook_head_index)
+    if width != cfg.sae.d_in:
         raise ValueError(
             f"The hook {cfg.hook_name!r} gives {width} dimensions but the SAE has "
             f"d_in={cfg.sae.d_in}. Set d_in to {width}."
         )
-
-
-def check_saved_sae(path: Path, device: str = "cpu") -> SAE[Any]:
-    """
-    Loads an inference SAE from a folder, in float32.
-
-    Raises:
-        FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: if the weights cannot be read or are not finite.
-    """
-    if not path.is_dir():
-        raise FileNotFoundError(f"There is no SAE folder at {path}.")
-    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} is not a saved SAE: it has no {name}.")
-    try:
-        sae = SAE.load_from_disk(path, device)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path / SAE_WEIGHTS_FILENAME} cannot be read ({error}): the file is "
-            "truncated or damaged."
-        ) from error
-    for name, tensor in sae.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} of the SAE at {path} is not finite everywhere.")
-    return sae.float()

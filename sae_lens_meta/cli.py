@@ -7,17 +7,19 @@ from pathlib import Path
 
 from datasets.exceptions import DatasetsError
 from rich.console import Console
-from sae_lens import SAE, LanguageModelSAETrainingRunner
+from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 from simple_parsing import ArgumentParser
 
-from sae_lens_meta.calibration import calibrate
+from sae_lens_meta.calibration import Rule, calibrate, selected_per_token
 from sae_lens_meta.checks import (
     check_dataset,
     check_hook,
     warn_of_slow_meta_sae,
 )
 from sae_lens_meta.demo import DemoConfig, run_demo
+from sae_lens_meta.destination import check_new, check_writable, held
 from sae_lens_meta.evaluation.autointerp import (
     AutointerpConfig,
     autointerp,
@@ -27,7 +29,9 @@ from sae_lens_meta.evaluation.autointerp.judge import OpenAIJudge
 from sae_lens_meta.evaluation.autointerp.results import (
     FILENAME,
     autointerp_table,
+    check_same_subjects,
     show_difference,
+    show_pairs,
     show_usage,
 )
 from sae_lens_meta.evaluation.compare import (
@@ -38,11 +42,24 @@ from sae_lens_meta.evaluation.compare import (
 )
 from sae_lens_meta.evaluation.comparison import comparison_table
 from sae_lens_meta.evaluation.evaluate import evaluate, evaluation_table
-from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import load_source, regroup
+from sae_lens_meta.interruption import Interrupted
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.resume import check_resume
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.text import text_identity
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
+
+_SAID = (
+    ValueError,
+    OSError,
+    ArgumentError,
+    DatasetsError,
+    LimitReached,
+    Interrupted,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch([_underscored(arg) for arg in args])
-    except (ValueError, OSError, ArgumentError, DatasetsError, LimitReached) as error:
+    except _SAID as error:
         raise SystemExit(f"sae-lens-meta: {error}") from error
+    except KeyboardInterrupt as error:
+        raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
 
 
 def _underscored(arg: str) -> str:
@@ -66,41 +85,68 @@ def train(args: list[str]) -> None:
     """SAELens's own training command line, `meta` being its default architecture."""
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *(args or ["--help"])]
-    cfg = _parse_cfg_args(args)
+    overwrite = "--overwrite" in args
+    cfg = _parse_cfg_args([arg for arg in args if arg != "--overwrite"])
     check_resume(cfg)
+    if cfg.output_path:
+        check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
+    if cfg.checkpoint_path:
+        check_writable(Path(cfg.checkpoint_path))
     warn_of_slow_meta_sae(cfg)
     if not cfg.use_cached_activations:
         check_dataset(cfg.dataset_path, cfg.streaming)
+        # which SAELens's runner does not record
+        cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
+        cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
     runner = LanguageModelSAETrainingRunner(cfg)
     check_hook(runner.model, cfg)
     runner.run()
 
 
-def calibrate_saved(path: Path, source: SourceConfig, rule: str, batch: int) -> None:
+def calibrate_saved(
+    path: Path, source: SourceConfig, rule: Rule, batch: int, k: float | None
+) -> None:
     """Gives a saved JumpReLU SAE one threshold per latent and writes it back."""
-    sae = SAE.load_from_disk(path, source.device)
-    activations = load_source(source, sae).stream(sae, source.tokens)
-    report = calibrate(sae, regroup(activations, batch), rule=rule)  # type: ignore[arg-type]
+    saved = SavedSAE.read(path)
+    check_writable(path)
+    sae = saved.load(source.device)
+    selected_per_token(sae, k)  # or an error before anything is read
+    activations, measured_on = load_source(source, [saved], to_calibrate=True)
+    batches = regroup(activations.stream(source.tokens), batch)
+    report = calibrate(sae, batches, k, rule, measured_on.text)
     sae.save_model(path)
     console = Console()
+    _say(measured_on.notes, measured_on.warnings, console)
     for name, value in vars(report).items():
         console.print(f"{name:>14}  {value}")
 
 
 def evaluate_saved(
-    name: str, source: SourceConfig, ce_tokens: int, output: Path | None
+    name: str,
+    source: SourceConfig,
+    ce_tokens: int,
+    output: Path | None,
+    overwrite: bool,
 ) -> None:
     """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
-    path = sae_folder(name)
-    sae = SAE.load_from_disk(path, source.device)
-    loaded = load_source(source, sae)
-    result = evaluate(Path(name).name, sae, loaded, source.tokens, ce_tokens)
-    console = Console()
-    console.print(evaluation_table([result]))
+    saved = SavedSAE.read(sae_folder(name))
     is_release = not Path(name).is_dir()
-    target = output or (Path() if is_release else path) / "evaluation.json"
-    result.save(target)
+    target = output or (Path() if is_release else saved.path) / "evaluation.json"
+    check_new(target, overwrite)
+    sae = saved.load(source.device)
+    activations, measured_on = load_source(source, [saved])
+    result = evaluate(Path(name).name, sae, activations, source.tokens, ce_tokens)
+    console = Console()
+    _say(measured_on.notes, measured_on.warnings, console)
+    console.print(evaluation_table([result], measured_on))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    result.save(target, measured_on)
     console.print(f"Written: {target}")
+
+
+def _say(notes: list[str], warnings: list[str], console: Console) -> None:
+    for line in [*notes, *(f"Warning: {warning}" for warning in warnings)]:
+        console.print(line, style="yellow", markup=False)
 
 
 def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
@@ -108,12 +154,11 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     comparison = compare(cfg, source)
     console = Console()
     console.print(comparison_table(comparison))
-    for warning in comparison.warnings:
-        console.print(f"[yellow]Warning:[/yellow] {warning}")
+    _say(comparison.source.notes, comparison.warnings, console)
     for sentence in comparison.verdict:
         console.print(sentence)
     files = ("comparison.json", "report.html")
-    console.print("Written: " + ", ".join(str(cfg.output / name) for name in files))
+    console.print("See " + " and ".join(str(cfg.output / name) for name in files))
 
 
 def interpret_saved(
@@ -130,17 +175,25 @@ def interpret_saved(
         name, equals, path = one.partition("=")
         if not equals or not name or name in paths:
             raise ValueError(
-                f"--sae takes NAME=PATH, each name once; got {one!r}. For instance --sae "
-                "joint=demo_out/joint."
+                f"--sae takes NAME=FOLDER or NAME=RELEASE, each name once; got {one!r}. For "
+                "instance --sae joint=demo_out/joint."
             )
-        paths[name] = Path(path)
+        paths[name] = path
     if comparison:
-        check_measured(paths.values(), comparison)
-    found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
+        check_measured([sae_folder(path) for path in paths.values()], comparison)
+    with held(cfg.output):
+        check_same_subjects(cfg.output, model, paths)
+        found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
     console = Console()
+    _say(found.source.notes, found.source.warnings, console)
     console.print(autointerp_table(found))
     for difference in found.differences:
         console.print(show_difference(difference))
+    if found.pair_cosines:
+        console.print(show_pairs(found.pair_cosines))
+    n_read = found.n_tokens or 0
+    if n_read < source.tokens - found.source.context_size:
+        console.print(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in found.saes:
         if len(sae.latents) < cfg.latents:
             console.print(
@@ -150,7 +203,8 @@ def interpret_saved(
     console.print(show_usage(found.usage))
     console.print(f"Written: {cfg.output / FILENAME}")
     if comparison:
-        add_autointerp(found, comparison)
+        with held(comparison):
+            add_autointerp(found, comparison)
         console.print(f"Written: {comparison / 'comparison.json'} and its report")
 
 
@@ -172,14 +226,23 @@ def _dispatch(args: list[str]) -> None:
     calibration.add_argument(
         "--batch", type=int, default=4096, help="tokens that BatchTopK selects over"
     )
+    calibration.add_argument(
+        "--k", type=float, help="latents a token, where the SAE does not record it"
+    )
     evaluation = commands.add_parser("evaluate", help=evaluate_saved.__doc__)
     evaluation.add_argument("--output", type=Path, help="where to write the figures")
+    evaluation.add_argument(
+        "--overwrite", action="store_true", help="replace figures written before"
+    )
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
     interpreting = commands.add_parser("autointerp", help=interpret_saved.__doc__)
     interpreting.add_argument(
-        "--sae", action="append", required=True, help="NAME=PATH; give it once or twice"
+        "--sae",
+        action="append",
+        required=True,
+        help="NAME=FOLDER or NAME=RELEASE; give it once or twice",
     )
     interpreting.add_argument(
         "--judge_url", required=True, help="for instance http://127.0.0.1:8000/v1"
@@ -215,7 +278,7 @@ def _dispatch(args: list[str]) -> None:
     if parsed.command == "demo":
         run_demo(parsed.config, Console())
     elif parsed.command == "calibrate":
-        calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch)
+        calibrate_saved(parsed.path, parsed.source, parsed.rule, parsed.batch, parsed.k)
     elif parsed.command == "list":
         list_releases(parsed.pattern)
     elif parsed.command == "autointerp":
@@ -234,5 +297,11 @@ def _dispatch(args: list[str]) -> None:
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:
-        evaluate_saved(parsed.name, parsed.source, parsed.ce_tokens, parsed.output)
+        evaluate_saved(
+            parsed.name,
+            parsed.source,
+            parsed.ce_tokens,
+            parsed.output,
+            parsed.overwrite,
+        )
     return None

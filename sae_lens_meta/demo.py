@@ -1,41 +1,54 @@
 """The main job: a joint and a solo SAE side by side, measured, saved and looked at."""
 
-from dataclasses import dataclass, replace
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from sae_lens import (
     SAE,
+    ActivationsStore,
     LoggingConfig,
-    MultiSAETrainingRunner,
     MultiSAETrainingRunnerConfig,
 )
 from sae_lens.load_model import load_model
-from tqdm.auto import tqdm
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.destination import held
 from sae_lens_meta.evaluation.evaluate import model_cost
+from sae_lens_meta.evaluation.language_model import (
+    SMOLLM2,
+    model_metadata,
+    model_path,
+)
+from sae_lens_meta.evaluation.measured_on import SourceConfig
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionMeter,
 )
 from sae_lens_meta.evaluation.source import (
-    SMOLLM2,
     ActivationSource,
-    model_path,
+    load_source,
+    without_advice,
 )
 from sae_lens_meta.evaluation.top_contexts import TopContexts
-from sae_lens_meta.text import PYDOC, load_text
+from sae_lens_meta.reproduce.training import train_together
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.text import PYDOC, check_left_to_train, load_text, text_identity
 
+RECORD = "demo.json"
 JOINT, SOLO = "joint", "solo"
+CHECKPOINTS = "checkpoints"
 MAX_CE_TOKENS = 2048
 
 
@@ -51,11 +64,12 @@ class DemoConfig:
         model (str): `smollm2`, the path of a GGUF file, or a model that SAELens loads.
         model_class (str): AutoModelForCausalLM or HookedTransformer.
         hook (str): Hook whose activations are trained on.
-        dataset (str): `pydoc`, a .jsonl, .jsonl.gz or .txt file, or a dataset on the Hub.
+        dataset (str): `pydoc`, the path of a file or folder, or a dataset on the Hub.
         tokens (int): Training tokens.
         held_out_documents (int): Documents kept for measuring.
         eval_tokens (int): Tokens of them that every measure reads, as far as they go.
-        output (Path): Folder that receives joint/, joint/meta/ and solo/.
+        output (Path): Folder that receives joint/, joint/meta/ and solo/; it holds one run, which
+            the same call goes on with where it was stopped.
         context_size (int): Tokens of one context of the language model.
         d_sae (int): Number of latents.
         k (float): Average number of active latents per token.
@@ -105,25 +119,60 @@ class DemoRow:
 
 
 def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
-    """Trains a joint and a solo SAE side by side, measures, saves and shows them."""
-    training_text, held_out = load_text(
-        cfg.dataset, cfg.held_out_documents, cfg.text_seed
-    )
+    """
+    Trains a joint and a solo SAE side by side, measures, saves and shows them.
+
+    A call that was stopped is gone on from by the same call, with the weights, the optimizers and
+    the place in the text of its last checkpoint; what was being mixed is read no more. One that
+    was finished shows its figures again.
+
+    Raises:
+        ValueError: if the folder holds anything else, another run is writing to it, the text or
+            the hook cannot be used, or no documents are left to train on.
+        OSError: if nothing can be written to the folder, or a path does not exist.
+        Interrupted: if a signal stopped the training.
+    """
+    with held(cfg.output):
+        settings = _settings(cfg)
+        rows = _claimed(cfg.output, settings)
+        if not rows:
+            rows = _run(cfg, settings, console)
+        else:
+            console.print(f"{cfg.output} holds this run, which is finished:")
+            console.print(_table(rows))
+        console.print(
+            f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
+        )
+    return rows
+
+
+def _run(
+    cfg: DemoConfig, settings: dict[str, Any], console: Console
+) -> dict[str, DemoRow]:
+    training_text, _ = load_text(cfg.dataset, cfg.held_out_documents, cfg.text_seed)
+    check_left_to_train(training_text, cfg.dataset, cfg.held_out_documents)
     path = model_path(cfg.model)
     console.print(f"Model: {path}")
     model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
-    train_side_by_side(cfg, path, model, training_text, configs)
+    _record(cfg.output, settings, {})
+    metadata = {
+        "held_out": {"documents": cfg.held_out_documents, "text_seed": cfg.text_seed},
+        "text_sha256": settings["text_sha256"],
+        "data_seed": cfg.seed,
+        **model_metadata(cfg.model),
+    }
+    train_side_by_side(cfg, path, model, training_text, configs, metadata)
 
-    saes = {name: _saved_with_split(cfg, name) for name in configs}
+    saved = {name: SavedSAE.read(cfg.output / name) for name in configs}
+    saes = {name: one.load(cfg.device) for name, one in saved.items()}
     contexts = TopContexts(saes[JOINT], _some_latents(cfg))
-    source = ActivationSource(model, held_out, cfg.context_size, cfg.device)
+    source, _ = load_source(_source_config(cfg), list(saved.values()), model=model)
     rows = measure(cfg, saes, source, contexts)
     console.print(_table(rows))
     show_latents(contexts, model.tokenizer, console)
-    console.print(
-        f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
-    )
+    _record(cfg.output, settings, rows)
+    shutil.rmtree(cfg.output / CHECKPOINTS)
     return rows
 
 
@@ -133,41 +182,44 @@ def train_side_by_side(
     model: HookedRootModule,
     text: Dataset | IterableDataset,
     saes: dict[str, MetaTrainingSAEConfig],
+    metadata: dict[str, Any],
 ) -> None:
     """Trains all `saes` on the same activations in one pass and saves them for inference."""
-    runner = MultiSAETrainingRunner(
-        MultiSAETrainingRunnerConfig(
-            saes=saes,
-            hook_names=cfg.hook,
-            model_name=model_path,
-            model_class_name=cfg.model_class,
-            dataset_path=cfg.dataset,
-            context_size=cfg.context_size,
-            training_tokens=cfg.tokens,
-            train_batch_size_tokens=cfg.batch_size,
-            store_batch_size_prompts=16,
-            n_batches_in_buffer=128,
-            lr=cfg.lr,
-            adam_beta2=0.99,
-            dead_feature_window=50,
-            device=cfg.device,
-            checkpoint_path=None,
-            output_path=str(cfg.output),
-            logger=LoggingConfig(log_to_wandb=False),
-        ),
-        override_dataset=text,
-        override_model=model,
+    runner = MultiSAETrainingRunnerConfig(
+        saes=saes,
+        hook_names=cfg.hook,
+        model_name=model_path,
+        model_class_name=cfg.model_class,
+        dataset_path=cfg.dataset,
+        context_size=cfg.context_size,
+        training_tokens=cfg.tokens,
+        train_batch_size_tokens=cfg.batch_size,
+        store_batch_size_prompts=16,
+        n_batches_in_buffer=128,
+        lr=cfg.lr,
+        adam_beta2=0.99,
+        dead_feature_window=50,
+        device=cfg.device,
+        n_checkpoints=9,
+        checkpoint_path=None,
+        output_path=None,
+        logger=LoggingConfig(log_to_wandb=False),
     )
-    # SAELens's own bar moves every 100 steps, half of this run
-    with tqdm(total=cfg.tokens, desc="Training", unit="tok") as bar:
-
-        def count(_module: Any, _inputs: Any, batch: torch.Tensor) -> None:
-            if torch.is_grad_enabled():  # not when a threshold is taken for the export
-                bar.update(len(batch))
-
-        runner.saes[JOINT].hook_sae_input.register_forward_hook(count)
-        torch.manual_seed(cfg.seed)
-        runner.run()
+    with without_advice():
+        store = ActivationsStore.from_config_multi_hook(
+            model,
+            dataset=text,
+            hook_names=[cfg.hook],
+            hook_d_ins={cfg.hook: saes[JOINT].d_in},
+            context_size=runner.context_size,
+            n_batches_in_buffer=runner.n_batches_in_buffer,
+            store_batch_size_prompts=runner.store_batch_size_prompts,
+            train_batch_size_tokens=runner.train_batch_size_tokens,
+            total_training_tokens=runner.training_tokens,
+            device=cfg.device,
+        )
+    torch.manual_seed(cfg.seed)  # orders the activations
+    train_together(runner, store, cfg.output / CHECKPOINTS, cfg.output, metadata)
 
 
 def measure(
@@ -178,10 +230,9 @@ def measure(
 ) -> dict[str, DemoRow]:
     """Figures of each SAE on `source`, read once, and of its decoder; fills `contexts`."""
     meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
-    any_sae = next(iter(saes.values()))
-    for batch in source.stream(any_sae, cfg.eval_tokens):
+    for batch in source.stream(cfg.eval_tokens):
         for meter in meters.values():
-            meter.update(batch.activations)
+            meter.update(batch.rows)
         contexts.update(batch)
     return {
         name: DemoRow(
@@ -208,15 +259,56 @@ def show_latents(
             )
 
 
-def _saved_with_split(cfg: DemoConfig, name: str) -> SAE[Any]:
-    """Records in a saved SAE which documents were kept from its training, and loads it."""
-    sae = SAE.load_from_disk(cfg.output / name, cfg.device)
-    sae.cfg.metadata.held_out = {
-        "documents": cfg.held_out_documents,
-        "text_seed": cfg.text_seed,
-    }
-    sae.save_model(cfg.output / name)
-    return sae
+def _settings(cfg: DemoConfig) -> dict[str, Any]:
+    """Everything that the figures depend on, the text by what it holds."""
+    settings = {k: v for k, v in asdict(cfg).items() if k != "output"}
+    return settings | {"text_sha256": text_identity(cfg.dataset).sha256}
+
+
+def _source_config(cfg: DemoConfig) -> SourceConfig:
+    """The documents that were held out; the SAEs record the rest."""
+    return SourceConfig(
+        dataset=cfg.dataset,
+        held_out_documents=cfg.held_out_documents,
+        first_document=0,
+        text_seed=cfg.text_seed,
+        tokens=cfg.eval_tokens,
+        device=cfg.device,
+    )
+
+
+def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, DemoRow]:
+    """
+    The figures of the finished run with `settings` in `folder`; empty if it is not finished.
+
+    Raises:
+        ValueError: if the folder holds SAEs of anything else.
+    """
+    if not (folder / RECORD).is_file():
+        for name in (JOINT, SOLO, CHECKPOINTS):
+            if (folder / name).exists():
+                raise ValueError(
+                    f"{folder / name} exists, and {folder} has no {RECORD}: it is of another "
+                    "run. Give another --output, or delete it."
+                )
+        return {}
+    found = json.loads((folder / RECORD).read_text())
+    for key, value in settings.items():
+        if found["settings"].get(key) != value:
+            raise ValueError(
+                f"{folder} holds a run with {key} {found['settings'].get(key)!r}; this one has "
+                f"{value!r}. Give another --output, or delete it."
+            )
+    return TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
+
+
+def _record(
+    folder: Path, settings: dict[str, Any], figures: dict[str, DemoRow]
+) -> None:
+    plain = {name: asdict(row) for name, row in figures.items()}
+    part = folder / f"{RECORD}.part"
+    part.write_text(json.dumps({"settings": settings, "figures": plain}, indent=1))
+    part.replace(folder / RECORD)
 
 
 def _meta_explained_variance(sae: SAE[Any]) -> float:

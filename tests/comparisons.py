@@ -1,6 +1,5 @@
 """Comparisons made by hand, for what reads them."""
 
-from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -18,14 +17,34 @@ from sae_lens_meta.evaluation.comparison import (
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.evaluate import DecoderSummary, Evaluation, ModelCost
 from sae_lens_meta.evaluation.histograms import Histogram
-from sae_lens_meta.evaluation.intervals import Interval
+from sae_lens_meta.evaluation.intervals import HalfSampled, Interval
+from sae_lens_meta.evaluation.measured_on import MeasuredOn
 from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.reconstruction import Reconstruction
-from sae_lens_meta.evaluation.source import SourceConfig
 from sae_lens_meta.evaluation.splitting import Part, SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
 N_TOKENS = 300_000
+SOURCE = MeasuredOn(
+    model="a model",
+    model_class="AutoModelForCausalLM",
+    hook="model.layers.11",
+    head=None,
+    context_size=128,
+    prepend_bos=True,
+    exclude_special_tokens=False,
+    concatenate=True,
+    separator="bos",
+    seqpos_slice=[None],
+    dataset="some text",
+    text_sha256="0" * 64,
+    first_document=0,
+    held_out_documents=12,
+    text_seed=42,
+    tokens=N_TOKENS,
+    token_set="every token",
+    seen="held out",
+)
 FLAT = Histogram([-1.0, 0.0, 0.5, 1.0], [5, 10, 1])
 
 
@@ -57,6 +76,7 @@ def compared(
         path=f"runs/{name}",
         weights_sha256=sha256(name.encode()).hexdigest(),
         training={},
+        calibrated="not calibrated",
         evaluation=evaluation,
         phi_compared=summary,
         phi_at_equal_rates=phi if phi_at_equal_rates is None else phi_at_equal_rates,
@@ -96,8 +116,7 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
         format=FORMAT,
         created="2026-01-01T00:00:00+00:00",
         versions={"sae-lens": "6"},
-        source=asdict(SourceConfig(model="a model", dataset="some text")),
-        hook="model.layers.11",
+        source=SOURCE,
         settings={"joint": ["runs/joint"], "ce_tokens": 4096},
         n_tokens=N_TOKENS,
         saes=saes,
@@ -107,7 +126,11 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
     )
     # half samples in which every SAE's L2 moves by itself
     resampled = {
-        sae.name: {L2: sae.evaluation.reconstruction.normalized_l2 * _spread(i)}
+        sae.name: {
+            L2: HalfSampled(
+                sae.evaluation.reconstruction.normalized_l2 * _spread(i), 40
+            )
+        }
         for i, sae in enumerate(saes)
     }
     made.differences = differences(made.variants(), resampled)

@@ -38,13 +38,14 @@ class Oracle:
         return Reply(self.answer(prompt), 100, 10)
 
     def answer(self, prompt: Messages) -> str:
-        instruction, texts = prompt[0]["content"], texts_of(prompt)
+        instruction, shown = prompt[0]["content"], prompt[1]["content"]
+        texts = texts_of(prompt)
         if "Find what these" in instruction:
-            found = re.findall(r"'(w\d+) ' (\d+)", prompt[1]["content"])
+            found = re.findall(r"'(w\d+) ' (\d+)", shown)
             return json.dumps(
                 {"explanation": " ".join(f"{w}={s}" for w, s in sorted(set(found)))}
             )
-        strengths = {w: int(s) for w, s in re.findall(r"(w\d+)=(\d+)", instruction)}
+        strengths = {w: int(s) for w, s in re.findall(r"(w\d+)=(\d+)", shown)}
         if "how strongly" in instruction:
             answers = [max(strengths.get(w, 0) for w in text.split()) for text in texts]
         elif LEFT in instruction:
@@ -83,20 +84,24 @@ class JudgeServer:
     Attributes:
         answer: the text of a reply.
         formats: kinds of `response_format` that it takes.
-        refusal: status that others are refused with.
+        refuses: whether it refuses messages.
+        refusal: status that these, and other formats, are refused with.
         faults: what happens to the next requests: a status, seconds to wait, `die`, the text of
             a reply, or all of the bytes that are answered.
         requests: bodies that it was sent.
         keys: authorization headers that it was sent.
+        paths: that it was asked at, with their queries; its errors show them.
         url: its address.
     """
 
     answer: Callable[[Messages], str] = field(default_factory=lambda: Oracle().answer)
     formats: tuple[str, ...] = ("json_schema", "json_object")
+    refuses: Callable[[Messages], bool] = lambda _: False
     refusal: int = 400
     faults: list[Any] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
     url: str = ""
 
 
@@ -133,6 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         judge.requests.append(body)
         judge.keys.add(self.headers.get("Authorization", ""))
+        judge.paths.add(self.path)
         fault = judge.faults.pop(0) if judge.faults else None
         asked = body.get("response_format", {}).get("type")
         if fault == "die":
@@ -140,11 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif isinstance(fault, bytes):
             self._send(200, fault)
         elif isinstance(fault, int):
-            self._send(fault, {"error": {"message": "as the test wants it"}})
+            self._send(fault, _error("as the test wants it", self.path))
+        elif judge.refuses(body["messages"]):
+            self._send(judge.refusal, _error("this question is too long", self.path))
         elif asked is not None and asked not in judge.formats:
             self._send(
-                judge.refusal,
-                {"error": {"message": f"unknown response_format {asked}"}},
+                judge.refusal, _error(f"unknown response_format {asked}", self.path)
             )
         else:
             if isinstance(fault, float):
@@ -160,6 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
+
+
+def _error(message: str, path: str) -> dict[str, Any]:
+    return {"error": {"message": f"{message}, {path}"}}
 
 
 def _completion(model: str, text: str) -> dict[str, Any]:

@@ -1,35 +1,21 @@
 """Activations on disk: the model's, each served once, in an order that can be gone on with."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from sae_lens.load_model import load_model
 
-from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.reproduce import cache
 from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
-from sae_lens_meta.text import load_text
-from tests.helpers import meta_config
-from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
+from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, tiny_source
 
 BATCH, SHARD = 64, 512
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ActivationSource:
-    path = save_tiny_llama(tmp_path_factory.mktemp("model"))
-    model = load_model("AutoModelForCausalLM", str(path), "cpu")
-    return ActivationSource(model, load_text("pydoc", 60)[1], CONTEXT, "cpu")
-
-
-@pytest.fixture
-def sae() -> Any:
-    cfg = meta_config(d_in=WIDTH)
-    cfg.metadata.hook_name, cfg.metadata.prepend_bos = HOOK, True
-    return MetaTrainingSAE(cfg)
+    return tiny_source(save_tiny_llama(tmp_path_factory.mktemp("model")), n_held_out=60)
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +33,11 @@ def sorted_rows(rows: torch.Tensor) -> list[list[float]]:
 
 
 def test_the_cache_holds_what_the_model_gives(
-    source: ActivationSource, sae: Any, tmp_path: Path
+    source: ActivationSource, tmp_path: Path
 ) -> None:
     n_tokens = 10 * SHARD
-    fill_cache(tmp_path, source.store(sae, n_tokens), n_tokens, {})
-    batches = [b.activations.flatten(0, 1) for b in source.stream(sae, n_tokens)]
+    fill_cache(tmp_path, source.store(n_tokens), n_tokens, {})
+    batches = [b.activations.flatten(0, 1) for b in source.stream(n_tokens)]
     wanted = torch.cat(batches).bfloat16().float()
     cached = CachedActivations(tmp_path, HOOK, BATCH, seed=0)
     assert cached.n_tokens == len(wanted) == n_tokens
@@ -66,18 +52,17 @@ def test_the_cache_holds_what_the_model_gives(
 @pytest.mark.parametrize("shard", [SHARD, 5 * 32 + 16])
 def test_a_cache_that_was_killed_is_filled_up(
     source: ActivationSource,
-    sae: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     shard: int,
 ) -> None:
     monkeypatch.setattr(cache, "SHARD_TOKENS", shard)
     n_tokens = 5 * SHARD + 160
-    fill_cache(tmp_path / "whole", source.store(sae, n_tokens), n_tokens, {})
+    fill_cache(tmp_path / "whole", source.store(n_tokens), n_tokens, {})
     read: list[int] = []
 
     def fill() -> None:
-        store = source.store(sae, n_tokens)
+        store = source.store(n_tokens)
         get, write = store.get_activations, cache._write
 
         def counted(tokens: torch.Tensor) -> torch.Tensor:
@@ -114,10 +99,10 @@ def test_a_cache_that_was_killed_is_filled_up(
 
 
 def test_the_order_depends_on_the_seed_and_goes_on_where_it_was(
-    source: ActivationSource, sae: Any, tmp_path: Path
+    source: ActivationSource, tmp_path: Path
 ) -> None:
     n_tokens = 9 * SHARD
-    fill_cache(tmp_path, source.store(sae, n_tokens), n_tokens, {})
+    fill_cache(tmp_path, source.store(n_tokens), n_tokens, {})
     whole = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=1), 72)
     other = all_rows(CachedActivations(tmp_path, HOOK, BATCH, seed=2), 72)
     # not the tokens alone, the shards too come in another order
@@ -133,12 +118,12 @@ def test_the_order_depends_on_the_seed_and_goes_on_where_it_was(
 
 
 def test_a_folder_of_other_activations_is_refused(
-    source: ActivationSource, sae: Any, tmp_path: Path
+    source: ActivationSource, tmp_path: Path
 ) -> None:
-    fill_cache(tmp_path, source.store(sae, SHARD), SHARD, {"hook": "a"})
+    fill_cache(tmp_path, source.store(SHARD), SHARD, {"hook": "a"})
     with pytest.raises(
         ValueError, match='else: {"hook": "a"}. This run needs {"hook": "b"}'
     ):
-        fill_cache(tmp_path, source.store(sae, SHARD), SHARD, {"hook": "b"})
+        fill_cache(tmp_path, source.store(SHARD), SHARD, {"hook": "b"})
     with pytest.raises(FileNotFoundError, match="no cached activations"):
         CachedActivations(tmp_path / "none", HOOK, BATCH, 0)

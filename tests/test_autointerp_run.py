@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 from sae_lens_meta.cli import main
 from sae_lens_meta.evaluation.autointerp.results import AutoInterpretation
 from sae_lens_meta.evaluation.comparison import Comparison
+from sae_lens_meta.evaluation.measured_on import SourceConfig
 from sae_lens_meta.evaluation.report import write_report
-from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from sae_lens_meta.evaluation.source import load_source
+from sae_lens_meta.saved import SavedSAE
 from tests.judges import Guesser, JudgeServer, judge_server
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
 
@@ -147,8 +149,8 @@ def test_the_export_is_what_delphi_loads(
     data = load_file(path)
     sae = SAE.load_from_disk(saes["joint"])
     assert (first, last) == (0, sae.cfg.d_sae - 1)
-    source = load_source(SourceConfig(context_size=CONTEXT), sae)
-    batches = list(source.stream(sae, TOKENS))
+    source, _ = load_source(SourceConfig(), [SavedSAE.read(saes["joint"])])
+    batches = list(source.stream(TOKENS))
     acts = sae.encode(torch.cat([b.activations for b in batches]))
     assert torch.equal(data["tokens"], torch.cat([b.tokens for b in batches]))
     rows, places, latents = data["locations"].long().T

@@ -1,15 +1,17 @@
 """Half samples of a stream that fills only some blocks, and what is not a number."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sae_lens_meta.evaluation.comparison import L2, PHI
-from sae_lens_meta.evaluation.differences import resample
-from sae_lens_meta.evaluation.intervals import half_samples
+from sae_lens_meta.evaluation.differences import differences, resample
+from sae_lens_meta.evaluation.intervals import HalfSampled, half_samples
 from sae_lens_meta.evaluation.passes import N_BLOCKS, Tally
 from tests.comparisons import compared, comparison
 from tests.test_passes import random_sae
@@ -35,9 +37,39 @@ def test_a_short_stream_is_halved_over_the_blocks_that_it_fills() -> None:
     sums = tally.meter.sums
     l0 = sums["n_active"][list(used)] / sums["n_tokens"][list(used)]
     by_hand = half_samples(len(used)) @ l0 / (len(used) // 2)
-    assert found["L0"] == pytest.approx(by_hand)
-    assert found["L0"].std() > 0.1
-    assert found[PHI].shape == by_hand.shape
+    assert found["L0"].values == pytest.approx(by_hand)
+    assert found["L0"].values.std() > 0.1
+    assert found[PHI].values.shape == by_hand.shape
+    assert {one.n_blocks for one in found.values()} == {len(used)}
+
+
+def test_a_differences_interval_knows_how_many_blocks_it_is_over() -> None:
+    """Half samples of the same spread, of 8 blocks in the one case and of 40 in the other."""
+    saes = [compared("solo", "solo", 1e-3), compared("joint", "joint", 1e-3)]
+    variants = {sae.variant: [sae] for sae in saes}
+    values = np.random.default_rng(0).normal(0.1, 0.01, size=(2, 400))
+    widths = []
+    for n_blocks in (8, 40):
+        drawn = {
+            sae.name: {L2: HalfSampled(one, n_blocks)}
+            for sae, one in zip(saes, values, strict=True)
+        }
+        (found,) = (d for d in differences(variants, drawn) if d.figure == L2)
+        assert found.over_tokens is not None
+        widths.append(found.over_tokens.high - found.over_tokens.low)
+    t = [stats.t.ppf(0.975, degrees) for degrees in (7, 39)]
+    assert widths[0] / widths[1] == pytest.approx(t[0] / t[1])
+
+
+def test_batches_of_the_language_model_are_the_blocks_of_its_loss() -> None:
+    cost = replace(
+        EVALUATION.model_cost, losses_by_batch=[[3.0, 3.1 + i / 100] for i in range(9)]
+    )
+    found = resample(
+        tally_of(range(8)), replace(EVALUATION, model_cost=cost), EVERYTHING
+    )
+    assert found["CE overhead, percent"].n_blocks == 9
+    assert found["L0"].n_blocks == 8
 
 
 def test_too_few_blocks_or_latents_give_no_interval() -> None:

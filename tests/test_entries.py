@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -14,16 +15,20 @@ from sae_lens_meta.evaluation.entries import (
     variants,
 )
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
+from sae_lens_meta.saved import SavedSAE
 
 
-def sae(d_in: int = 16, d_sae: int = 20, **metadata: Any) -> JumpReLUSAE:
+def sae(d_in: int = 16, d_sae: int = 20, **metadata: Any) -> SavedSAE:
+    """What an SAE records that was saved with these metadata."""
     made = JumpReLUSAE(JumpReLUSAEConfig(d_in=d_in, d_sae=d_sae))
     for key, value in metadata.items():
         setattr(made.cfg.metadata, key, value)
-    return made
+    folder = Path(mkdtemp())
+    made.save_model(folder)
+    return SavedSAE.read(folder)
 
 
-def trained(coefficient: float, seed: int, **settings: Any) -> JumpReLUSAE:
+def trained(coefficient: float, seed: int, **settings: Any) -> SavedSAE:
     details = {"decomposability_coefficient": coefficient, "init_seed": seed, "k": 4}
     return sae(training_architecture_details=details | settings)
 
@@ -51,25 +56,35 @@ def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
 @pytest.mark.parametrize(
     ("other", "what"),
     [
-        (sae(d_in=8), "d_in are 8 and 16"),
-        (sae(hook_name="b"), "hook_name are 'b' and None"),
-        (sae(hook_head_index=2), "hook_head_index"),
-        (sae(prepend_bos=True), "prepend_bos"),
-        (sae(seqpos_slice=(1, None)), r"reads the positions \(1, None\) .* `evaluate`"),
+        ({"d_in": 8}, "d_in are 8 and 16"),
+        ({"hook_name": "b"}, "hook are 'b' and None.* or give --hook for all"),
+        ({"hook_head_index": 2}, "head are 2 and None"),
+        ({"prepend_bos": True}, "prepend_bos are True and None.* give --prepend_bos"),
+        ({"context_size": 64}, "context_size are 64 and None.* give --context_size"),
+        ({"seqpos_slice": (1, None)}, "seqpos_slice"),
+        ({"exclude_special_tokens": True}, "exclude_special_tokens are True and False"),
+        ({"disable_concat_sequences": True}, "concatenate are False and True"),
+        ({"sequence_separator_token": None}, "separator are 'none' and 'bos'"),
     ],
 )
-def test_what_reads_other_activations_is_named(other: Any, what: str) -> None:
+def test_what_reads_other_activations_is_named(
+    other: dict[str, Any], what: str
+) -> None:
     with pytest.raises(ValueError, match=what):
-        check_comparable({"first": sae(), "other": other}, any_model=True)
+        check_comparable({"first": sae(), "other": sae(**other)}, {"model"})
 
 
 def test_models_may_differ_in_name_where_one_is_given_for_all() -> None:
-    saes: dict[str, Any] = {"a": sae(model_name="gpt2"), "b": sae(model_name="/x/gpt2")}
-    check_comparable(saes, any_model=True)
-    with pytest.raises(ValueError, match="model_name are .* or give --model"):
+    saes = {"a": sae(model_name="gpt2"), "b": sae(model_name="/x/gpt2")}
+    check_comparable(saes, {"model"})
+    with pytest.raises(ValueError, match="model are .* or give --model"):
         check_comparable(saes)
-    whole: Any = {"a": sae(seqpos_slice=(None,)), "b": sae(seqpos_slice=None)}
-    check_comparable(whole)
+    check_comparable({"a": sae(seqpos_slice=(None,)), "b": sae(seqpos_slice=None)})
+    hooks = (
+        "model.layers.3",
+        "blocks.3.hook_resid_post",
+    )  # two names of one activation
+    check_comparable({hook: sae(hook_name=hook) for hook in hooks})
 
 
 def test_variants_differ_in_more_than_the_seed() -> None:
@@ -77,7 +92,7 @@ def test_variants_differ_in_more_than_the_seed() -> None:
         "solo": ["/s0", "/s1"],
         "joint": ["/a0", "/a1", "/b", "/c"],
     }
-    saes: list[Any] = [
+    saes = [
         trained(0, 0),
         trained(0, 1),
         trained(0.3, 0),

@@ -13,65 +13,75 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.cli import main
 from sae_lens_meta.evaluation.activations import ActivationBatch
-from sae_lens_meta.evaluation.source import SourceConfig, load_source, regroup
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import load_source, regroup
+from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config, trainer_for
 
 TOKENS, HOOK, K = 4096, "model.layers.11", 16
+CLASS = "AutoModelForCausalLM"
 
 
 @pytest.fixture(scope="module")
 def saved_sae(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A solo SAE trained for 60 steps on the real model's activations."""
     cfg = meta_config(d_in=576, d_sae=512, k=K, decomposability_coefficient=0)
-    cfg.metadata.model_name = str(smollm2)
-    cfg.metadata.hook_name = HOOK
-    cfg.metadata.prepend_bos = True
+    metadata = cfg.metadata
+    metadata.model_name, metadata.model_class_name = str(smollm2), CLASS
+    metadata.hook_name, metadata.context_size, metadata.prepend_bos = HOOK, 128, True
     sae = MetaTrainingSAE(cfg)
-    source = load_source(SourceConfig(held_out_documents=12, text_seed=1), sae)  # type: ignore[arg-type]
-    stream = source.stream(sae, 8192)  # type: ignore[arg-type]
-    x = torch.cat([batch.activations.flatten(0, 1) for batch in stream])
+    path = tmp_path_factory.mktemp("sae") / "solo"
+    sae.save_inference_model(path)
+    unknown = SourceConfig(held_out_documents=12, text_seed=1)
+    source, _ = load_source(unknown, [SavedSAE.read(path)])
+    x = torch.cat([batch.rows for batch in source.stream(8192)])
     batches = [x[torch.randperm(len(x))[:512]] for _ in range(60)]
     trainer = trainer_for(sae, iter(batches), 60, batch_size=512)
     trainer.fit()
-    path = tmp_path_factory.mktemp("sae") / "solo"
     sae.save_inference_model(path)
     return path
 
 
-def held_out(sae: SAE[Any]) -> list[ActivationBatch]:
-    return list(load_source(SourceConfig(), sae).stream(sae, TOKENS))
+def held_out(path: Path, to_calibrate: bool = False) -> list[ActivationBatch]:
+    source, _ = load_source(SourceConfig(), [SavedSAE.read(path)], to_calibrate)
+    return list(source.stream(TOKENS))
 
 
-def ce_overhead_by_hand(path: Path, sae: SAE[Any], batch: ActivationBatch) -> float:
+def cost_by_hand(
+    path: Path, sae: SAE[Any], batch: ActivationBatch, without_special: bool = False
+) -> tuple[float, float]:
     """
-    Of the transformers model, its layer 11 replaced by the reconstruction, in percent.
+    CE overhead in percent and CE recovered, of the transformers model, on one batch.
 
-    As in SAELens, the special token that begins a context keeps its activation, and what
-    is predicted from it does not count.
+    Its layer 11 is replaced by the reconstruction on the tokens that count, and zeroed.
     """
     model: Any = AutoModelForCausalLM.from_pretrained(path)
     special = torch.isin(
         batch.tokens, torch.tensor(AutoTokenizer.from_pretrained(path).all_special_ids)
     )
     assert special.any()
+    counts = ~special if without_special else torch.ones_like(special)
     losses = []
-    for replace in (False, True):
+    for replace in (
+        lambda x: x,
+        lambda x: torch.where(counts[..., None], sae(x), x),
+        torch.zeros_like,
+    ):
 
         def hook(
-            _module: Any, _inputs: Any, output: Any, replace: bool = replace
+            _module: Any, _inputs: Any, output: Any, replace: Any = replace
         ) -> Any:
-            kept = special[..., None] | (not replace)
-            return torch.where(kept, output, sae(output))
+            return replace(output)
 
         handle = model.model.layers[11].register_forward_hook(hook)
         with torch.no_grad():
             logits = model(batch.tokens).logits[:, :-1]
         handle.remove()
-        counts = ~special[:, :-1]
-        targets = batch.tokens[:, 1:][counts]
-        loss = torch.nn.functional.cross_entropy(logits[counts], targets)
+        targets = batch.tokens[:, 1:][counts[:, :-1]]
+        loss = torch.nn.functional.cross_entropy(logits[counts[:, :-1]], targets)
         losses.append(loss.item())
-    return 100 * (losses[1] - losses[0]) / losses[0]
+    own, with_sae, zeroed = losses
+    return 100 * (with_sae - own) / own, (zeroed - with_sae) / (zeroed - own)
 
 
 @pytest.mark.slow
@@ -85,10 +95,14 @@ def test_evaluate_writes_the_figures_that_a_hand_finds(
     printed = capsys.readouterr().out
     assert f"{figures['reconstruction']['normalized_l2']:.4f}" in printed
     assert figures["reconstruction"]["n_tokens"] == figures["phi"]["n_tokens"] == TOKENS
+    assert figures["source"]["token_set"] == "every token"
+    assert figures["source"]["model"] == str(smollm2)
+    assert figures["source"]["seen"] == "not recorded"
+    assert "whether training saw them is not recorded" in " ".join(printed.split())
 
     sae = SAE.load_from_disk(saved_sae)
-    batches = held_out(sae)
-    x = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
+    batches = held_out(saved_sae)
+    x = torch.cat([batch.rows for batch in batches])
     fires = (sae.encode(x) > 0).numpy()
     assert figures["reconstruction"]["l0"] == pytest.approx(fires.sum(1).mean())
     alive = (fires.sum(0) > 0) & (fires.sum(0) < TOKENS)
@@ -96,13 +110,41 @@ def test_evaluate_writes_the_figures_that_a_hand_finds(
     pairs = np.abs(phi[np.triu_indices(len(phi), 1)])
     assert figures["phi"]["mean_abs"] == pytest.approx(pairs.mean(), rel=1e-6)
     assert figures["phi"]["n_latents"] == alive.sum()
-    by_hand = ce_overhead_by_hand(smollm2, sae, batches[0])
-    overhead = figures["model_cost"]["ce_overhead_percent"]
-    assert overhead == pytest.approx(by_hand, rel=0.01)
-    assert figures["model_cost"]["n_tokens"] == 1024
+    overhead, recovered = cost_by_hand(smollm2, sae, batches[0])
+    cost = figures["model_cost"]
+    assert cost["ce_overhead_percent"] == pytest.approx(overhead, rel=0.01)
+    assert cost["ce_loss_recovered"] == pytest.approx(recovered, abs=1e-3)
+    assert cost["n_tokens"] == 1024
     explained = figures["decoder"]["meta_explained_variance"]
     assert set(explained) == {"0.09", "0.25"}
     assert np.mean(explained["0.25"]) > np.mean(explained["0.09"])
+
+
+@pytest.mark.slow
+def test_all_figures_are_of_the_tokens_that_the_sae_was_trained_on(
+    saved_sae: Path, smollm2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae = SAE.load_from_disk(saved_sae)
+    sae.cfg.metadata.exclude_special_tokens = True
+    sae.save_model(tmp_path / "sae")
+    main(["evaluate", str(tmp_path / "sae"), "--tokens", "1024", "--ce_tokens", "1024"])
+    figures = json.loads((tmp_path / "sae" / "evaluation.json").read_text())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "without special tokens" in printed
+
+    batch = held_out(saved_sae)[0]
+    special = torch.tensor(AutoTokenizer.from_pretrained(smollm2).all_special_ids)
+    counts = ~torch.isin(batch.tokens, special)
+    n = int(counts.sum())
+    assert n < 1024
+    for kind in ("reconstruction", "phi", "model_cost"):
+        assert figures[kind]["n_tokens"] == n
+    l0 = (sae.encode(batch.activations[counts]) > 0).float().sum(1).mean().item()
+    assert figures["reconstruction"]["l0"] == pytest.approx(l0)
+    overhead, recovered = cost_by_hand(smollm2, sae, batch, without_special=True)
+    cost = figures["model_cost"]
+    assert cost["ce_overhead_percent"] == pytest.approx(overhead, rel=0.01)
+    assert cost["ce_loss_recovered"] == pytest.approx(recovered, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -114,9 +156,10 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     sae = SAE.load_from_disk(saved_sae)
     assert isinstance(sae, JumpReLUSAE) and isinstance(before, JumpReLUSAE)
     assert len(before.threshold.unique()) == 1 < len(sae.threshold.unique())
-    x = torch.cat([batch.activations.flatten(0, 1) for batch in held_out(sae)])
+    x = torch.cat([batch.rows for batch in held_out(saved_sae, to_calibrate=True)])
     l0 = (sae.encode(x) > 0).float().sum(1).mean().item()
-    recorded = sae.cfg.metadata.calibration or {}
+    recorded: Any = sae.cfg.metadata.calibration
+    assert recorded["text"]["first_document"] == recorded["text"]["documents"] == 6
     assert l0 == pytest.approx(K, rel=0.05)
     assert recorded["n_tokens"] == TOKENS
     assert recorded["f1_after"] > 0.8

@@ -85,9 +85,11 @@ def test_no_activations_is_an_error_not_a_nan(sae: JumpReLUSAE) -> None:
         ReconstructionMeter(sae).result()
 
 
-def test_top_contexts_are_the_strongest_of_the_whole_stream(
+def test_top_contexts_are_the_strongest_of_the_whole_stream_one_of_each(
     sae: JumpReLUSAE, random_activations: torch.Tensor
 ) -> None:
+    passage = torch.linspace(1, 2, 5)[:, None] * sae.W_enc[:, 3].detach()
+    random_activations[60:65] = passage  # all along one passage latent 3 fires most
     activations = random_activations.reshape(6, 50, 16)
     tokens = torch.arange(300).reshape(6, 50)
     contexts = TopContexts(sae, [3, 7], n_top=4, n_before=5)
@@ -96,7 +98,10 @@ def test_top_contexts_are_the_strongest_of_the_whole_stream(
             ActivationBatch(tokens[start : start + 2], activations[start : start + 2])
         )
     strength = sae.encode(random_activations)[:, 3].detach().numpy()
-    order = np.argsort(-strength)[:4]
+    by_context = strength.reshape(6, 50)
+    best = by_context.argmax(1) + 50 * np.arange(6)
+    order = best[np.argsort(-strength[best])][:4]
+    assert order[0] == 64
     assert [peak.tokens[-1] for peak in contexts.peaks[3]] == order.tolist()
     assert [p.activation for p in contexts.peaks[3]] == pytest.approx(strength[order])
     for peak in contexts.peaks[3]:

@@ -7,10 +7,11 @@ from scipy import stats
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.intervals import (
+    HalfSampled,
     PhiBlocks,
     block_interval,
     half_samples,
-    mean_over_seeds,
+    mean_interval,
     percent_over_seeds,
 )
 from sae_lens_meta.evaluation.phi import summarize_phi
@@ -44,14 +45,30 @@ def test_the_spread_over_blocks_is_that_of_streams_drawn_anew(topics: float) -> 
     assert np.mean(spreads) == pytest.approx(np.std(found), rel=0.35)
 
 
-def test_half_samples_spread_a_mean_as_the_bootstrap_does() -> None:
-    values = np.random.default_rng(0).normal(size=64)
-    resampled = half_samples(64, 4000) @ values / 32
-    assert resampled.std() == pytest.approx(values.std(ddof=1) / 8, rel=0.05)
-    interval = block_interval(float(values.mean()), resampled)
-    assert interval.high - interval.low == pytest.approx(
-        2 * 1.96 * resampled.std(), rel=1e-3
-    )
+@pytest.mark.parametrize("n_blocks", [8, 9, 64])
+def test_the_interval_of_a_mean_is_students_over_blocks(n_blocks: int) -> None:
+    values = np.random.default_rng(0).normal(size=n_blocks)
+    resampled = half_samples(n_blocks, 40_000) @ values / (n_blocks // 2)
+    interval = block_interval(float(values.mean()), HalfSampled(resampled, n_blocks))
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    width = high - low
+    assert interval.low == pytest.approx(low, abs=0.02 * width)
+    assert interval.high == pytest.approx(high, abs=0.02 * width)
+
+
+@pytest.mark.parametrize("n_blocks", [8, 9, 40])
+def test_the_interval_over_blocks_covers_the_truth_19_times_in_20(
+    n_blocks: int,
+) -> None:
+    n_streams = 10_000
+    blocks = np.random.default_rng(0).normal(5, 1, size=(n_blocks, n_streams))
+    resampled = half_samples(n_blocks) @ blocks / (n_blocks // 2)
+    hits = 0
+    for mean, values in zip(blocks.mean(axis=0), resampled.T, strict=True):
+        interval = block_interval(float(mean), HalfSampled(values, n_blocks))
+        hits += interval.low < 5 < interval.high
+    sampling_error = (0.95 * 0.05 / n_streams) ** 0.5
+    assert hits / n_streams == pytest.approx(0.95, abs=3 * sampling_error)
 
 
 def test_phi_of_all_blocks_is_that_of_the_latents_drawn() -> None:
@@ -88,8 +105,8 @@ def test_the_interval_over_seeds_covers_the_truth_19_times_in_20(
 def test_seeds_of_one_kind_agree_with_scipy() -> None:
     values = [0.3, 0.5, 0.1, 0.4]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    interval = mean_over_seeds(values)
+    interval = mean_interval(values)
     assert interval is not None
     assert (interval.low, interval.high) == pytest.approx((low, high))
-    assert mean_over_seeds([0.3]) is None
+    assert mean_interval([0.3]) is None
     assert percent_over_seeds([0.3], [0.2]) is None

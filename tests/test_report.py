@@ -10,7 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from sae_lens_meta.evaluation.comparison import HEADLINE, Comparison
-from sae_lens_meta.evaluation.intervals import mean_over_seeds
+from sae_lens_meta.evaluation.intervals import mean_interval
 from sae_lens_meta.evaluation.report import write_report
 from tests.comparisons import compared, comparison
 
@@ -69,7 +69,7 @@ def small(saved: Comparison, variant: str, label: str) -> list[str]:
     figure, saes = HEADLINE[label], saved.variants()[variant]
     shown = []
     values = [figure.of(sae) for sae in saes]
-    interval = mean_over_seeds(values) or saes[0].intervals.get(label)
+    interval = mean_interval(values) or saes[0].intervals.get(label)
     if label in ("latents compared", "latents that never fire"):
         interval = None  # counts, of which changes in percent say nothing
     if interval:

@@ -1,15 +1,170 @@
-"""The model that an SAE is measured on is loaded as it was for its training."""
+"""Activations to measure on are those that the SAE was trained on, whatever reads them."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sae_lens import ActivationsStore
+from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
+from sae_lens.load_model import load_model
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import ActivationSource, load_source
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.text import load_text
 from tests.helpers import meta_config
-from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
+from tests.tiny_llama import CONTEXT, HOOK, WIDTH, record_reading, save_tiny_llama
+
+AUTO, HOOKED = "AutoModelForCausalLM", "HookedTransformer"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+def saved(folder: Path, model: Path, d_in: int = WIDTH, **metadata: Any) -> SavedSAE:
+    """An untrained SAE whose config says how its activations are read."""
+    cfg = meta_config(d_in=d_in)
+    record_reading(cfg.metadata, model)
+    for key, value in metadata.items():
+        setattr(cfg.metadata, key, value)
+    MetaTrainingSAE(cfg).save_inference_model(folder)
+    return SavedSAE.read(folder)
+
+
+def source_of(sae: SavedSAE, **asked: Any) -> ActivationSource:
+    return load_source(SourceConfig(**asked), [sae])[0]
+
+
+def as_trained(model: Path, **settings: Any) -> Iterator[torch.Tensor]:
+    """What SAELens's runner would train on, unmixed, on the same documents."""
+    sae = meta_config(d_in=WIDTH)
+    cfg: Any = LanguageModelSAERunnerConfig(
+        sae=sae,
+        model_name=str(model),
+        model_class_name=AUTO,
+        hook_name=HOOK,
+        dataset_path="none",
+        training_tokens=10_000,
+        store_batch_size_prompts=8,
+        logger=LoggingConfig(log_to_wandb=False),
+        **{"context_size": CONTEXT, "prepend_bos": True} | settings,
+    )
+    loaded = load_model(AUTO, str(model), "cpu")
+    text: Any = load_text("pydoc", 12, 42)[1]
+    store = ActivationsStore.from_config(loaded, cfg, override_dataset=text)
+    while True:
+        yield store.get_filtered_llm_batch()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"exclude_special_tokens": True},
+        {"exclude_special_tokens": [5, 17]},
+        {"disable_concat_sequences": True, "context_size": 16},
+        {"sequence_separator_token": None},
+        {"prepend_bos": False},
+        {"context_size": 16},
+        {"seqpos_slice": (1, -2)},
+        {"seqpos_slice": (2, None), "exclude_special_tokens": True},
+    ],
+    ids=str,
+)
+def test_what_is_read_is_what_sae_lens_trains_on(
+    model: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    # without all of the settings, the first batch is another one
+    sae = saved(tmp_path, model, **settings)
+    batch = next(source_of(sae).stream(4096))
+    wanted = next(as_trained(model, **settings))
+    assert torch.equal(batch.rows, wanted)
+    plain = next(as_trained(model))
+    assert plain.shape != wanted.shape or not torch.equal(plain, wanted)
+
+
+def test_an_option_goes_before_the_record_and_is_said(
+    model: Path, tmp_path: Path
+) -> None:
+    sae = saved(tmp_path, model, context_size=16)
+    _, recorded = load_source(SourceConfig(), [sae])
+    assert (recorded.context_size, recorded.overridden) == (16, [])
+    source, given = load_source(SourceConfig(context_size=8), [sae])
+    assert next(source.stream(64)).tokens.shape == (8, 8)
+    assert given.context_size == 8
+    said = "Read with --context_size 8 in the place of the recorded 16."
+    assert said in given.notes and said not in recorded.notes
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [
+        ("model_name", "model"),
+        ("model_class_name", "model_class"),
+        ("hook_name", "hook"),
+        ("context_size", "context_size"),
+        ("prepend_bos", "prepend_bos"),
+    ],
+)
+def test_what_is_not_recorded_is_asked_for_by_name(
+    model: Path, tmp_path: Path, key: str, option: str
+) -> None:
+    unrecorded: dict[str, Any] = {key: None}
+    sae = saved(tmp_path, model, **unrecorded)
+    with pytest.raises(ValueError, match=f"does not record the {option} .* --{option}"):
+        source_of(sae)
+    given: Any = {
+        "model": str(model), "model_class": AUTO, "hook": HOOK, "context_size": CONTEXT,
+        "prepend_bos": True,
+    }[option]  # fmt: skip
+    source_of(sae, **{option: given})
+
+
+def test_settings_that_older_saes_do_not_record_are_said_to_be_assumed(
+    model: Path, tmp_path: Path
+) -> None:
+    saved(tmp_path, model)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    assert "sequence_separator_token" not in cfg["metadata"]
+    _, measured_on = load_source(SourceConfig(), [SavedSAE.read(tmp_path)])
+    assert "separator 'bos'" in measured_on.notes[0]
+
+
+def test_contexts_longer_than_the_models_are_refused(
+    model: Path, tmp_path: Path
+) -> None:
+    sae = saved(tmp_path, model)
+    with pytest.raises(ValueError, match="of 32 tokens at most, and not of 128"):
+        source_of(sae, context_size=128)
+
+
+def test_a_recorded_head_is_read_alone(tmp_path: Path) -> None:
+    from tests.helpers import tiny_model
+
+    model: Any = tiny_model(n_ctx=32)
+    model.tokenizer = load_model(
+        AUTO, str(save_tiny_llama(tmp_path / "m")), "cpu"
+    ).tokenizer
+    model.to_tokens = lambda text, **_: (
+        model.tokenizer(text, return_tensors="pt")["input_ids"] % 11
+    )
+    hook = "blocks.0.attn.hook_z"
+    sae = saved(
+        tmp_path / "sae", Path("m"), d_in=4, hook_name=hook, hook_head_index=2,
+        model_class_name=HOOKED, context_size=8,
+    )  # fmt: skip
+    source, _ = load_source(SourceConfig(), [sae], model=model)
+    batch = next(source.stream(64))
+    _, cache = model.run_with_cache(batch.tokens, prepend_bos=False)
+    assert torch.equal(batch.activations, cache[hook][:, :, 2])
+    absent = saved(tmp_path / "b", Path("m"), d_in=4, hook_name=hook, hook_head_index=7)
+    with pytest.raises(ValueError, match="has 4 heads, and thus no head 7"):
+        load_source(SourceConfig(context_size=8), [absent], model=model)
 
 
 @pytest.mark.parametrize(
@@ -19,16 +174,16 @@ from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
 def test_a_model_is_loaded_with_the_options_that_the_sae_records(
     tmp_path: Path, trained_with: str, dtype: torch.dtype
 ) -> None:
-    cfg = meta_config(d_in=WIDTH)
-    metadata = cfg.metadata
-    metadata.model_name = str(save_tiny_llama(tmp_path))
-    metadata.hook_name, metadata.prepend_bos = HOOK, True
-    metadata.model_class_name = trained_with
     # those of another class would not be understood
-    metadata.model_from_pretrained_kwargs = {"dtype": "bfloat16"}
-    sae: Any = MetaTrainingSAE(cfg)
-    source = load_source(SourceConfig(context_size=CONTEXT), sae)
+    kwargs = {"dtype": "bfloat16"}
+    sae = saved(
+        tmp_path / "sae",
+        save_tiny_llama(tmp_path / "model"),
+        model_class_name=trained_with,
+        model_from_pretrained_kwargs=kwargs,
+    )
+    source = source_of(sae, model_class=AUTO)
     model: Any = source.model
     assert model.model.dtype == dtype
-    (batch,) = source.stream(sae, 8 * CONTEXT)
+    (batch,) = source.stream(8 * CONTEXT)
     assert batch.activations.dtype == torch.float32

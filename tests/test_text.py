@@ -42,8 +42,8 @@ def test_a_missing_file_an_empty_one_and_a_short_one_are_told_apart(
     with pytest.raises(ValueError, match="empty.jsonl is empty"):
         load_text(str(tmp_path / "empty.jsonl"), 2)
     (tmp_path / "short.txt").write_text("one\nmore\n\ntwo\n")
-    with pytest.raises(ValueError, match="has 2 documents"):
-        load_text(str(tmp_path / "short.txt"), 2)
+    with pytest.raises(ValueError, match="has 2 documents, too few .* hold out 3"):
+        load_text(str(tmp_path / "short.txt"), 3)
     (tmp_path / "other.jsonl").write_text('{"body": "x"}\n')
     with pytest.raises(ValueError, match="no column 'text', only: body"):
-        load_text(str(tmp_path / "other.jsonl"), 0)
+        load_text(str(tmp_path / "other.jsonl"), 1)

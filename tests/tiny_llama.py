@@ -1,14 +1,17 @@
 """A language model of random weights that SAELens loads from disk, and SAEs trained on it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens.load_model import load_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.evaluation.source import SourceConfig, load_source
+from sae_lens_meta.evaluation.measured_on import DEFAULTS
+from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.text import load_text
 from tests.helpers import meta_config, trainer_for
 
@@ -44,18 +47,39 @@ def save_tiny_llama(path: Path) -> Path:
     return path
 
 
+def tiny_source(model: Path, **documents: int) -> ActivationSource:
+    """Activations of the model's hook on some documents of `pydoc`."""
+    reading = replace(
+        DEFAULTS,
+        model=str(model),
+        model_class="AutoModelForCausalLM",
+        hook=HOOK,
+        context_size=CONTEXT,
+        prepend_bos=True,
+    )
+    loaded = load_model("AutoModelForCausalLM", str(model), "cpu")
+    text = load_text("pydoc", **documents)[1]
+    return ActivationSource(loaded, text, reading, WIDTH, "cpu")
+
+
+def record_reading(metadata: Any, model: Path) -> None:
+    """Writes into a config's metadata what a runner of SAELens would of `tiny_source`."""
+    metadata.model_name = str(model)
+    metadata.model_class_name = "AutoModelForCausalLM"
+    metadata.hook_name, metadata.context_size, metadata.prepend_bos = (
+        HOOK,
+        CONTEXT,
+        True,
+    )
+
+
 def save_trained(model: Path, path: Path, **settings: Any) -> Path:
     """Trains an SAE for 80 steps on the model's activations and saves it for inference."""
     cfg = meta_config(d_in=WIDTH, d_sae=96, **settings)
-    cfg.metadata.model_name = str(model)
-    cfg.metadata.hook_name = HOOK
-    cfg.metadata.prepend_bos = True
+    record_reading(cfg.metadata, model)
     sae: Any = MetaTrainingSAE(cfg)
-    source = load_source(
-        SourceConfig(context_size=CONTEXT, held_out_documents=20, first_document=30),
-        sae,
-    )
-    x = torch.cat([b.activations.flatten(0, 1) for b in source.stream(sae, 8000)])
+    source = tiny_source(model, n_held_out=20, n_skipped=30, seed=42)
+    x = torch.cat([b.rows for b in source.stream(8000)])
     generator = torch.Generator().manual_seed(cfg.init_seed or 0)
     draws = (x[torch.randint(len(x), (256,), generator=generator)] for _ in range(80))
     trainer_for(sae, draws, 80, batch_size=256, lr=3e-3).fit()

@@ -12,10 +12,34 @@ from tqdm.auto import tqdm
 
 @dataclass
 class ActivationBatch:
-    """Tokens `[prompts, context]` and activations `[prompts, context, d_in]` of a hook."""
+    """
+    Some contexts of a text.
+
+    Attributes:
+        tokens: `[prompts, positions]`.
+        activations: of a hook, `[prompts, positions, d_in]`.
+        kept: `[prompts, positions]`, which of them the SAE reads; None where all.
+        n_read: tokens of whole contexts, of which the positions may be some.
+    """
 
     tokens: torch.Tensor
     activations: torch.Tensor
+    kept: torch.Tensor | None = None
+    n_read: int = 0
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """The activations that the SAE reads, `[n, d_in]`."""
+        if self.kept is None:
+            return self.activations.flatten(0, 1)
+        return self.activations[self.kept.to(self.activations.device)]
+
+    def codes(self, sae: SAE[Any]) -> torch.Tensor:
+        """Codes `[prompts, positions, d_sae]`, 0 where the SAE does not read."""
+        acts = encode(sae, self.activations)
+        return (
+            acts if self.kept is None else acts * self.kept.to(acts.device)[..., None]
+        )
 
 
 @contextmanager
@@ -51,6 +75,7 @@ def stream_activations(
         ValueError: if not even one batch can be read.
     """
     seen = 0
+    positions = slice(*store.seqpos_slice)
     with tqdm(
         total=n_tokens, desc="Reading activations", unit="tok", leave=False
     ) as bar:
@@ -61,7 +86,13 @@ def stream_activations(
                 break
             tokens = tokens[: (n_tokens - seen) // store.context_size]
             if seen >= n_skipped:
-                yield ActivationBatch(tokens, store.get_activations(tokens))
+                read = tokens[:, positions]
+                yield ActivationBatch(
+                    read,
+                    store.get_activations(tokens),
+                    kept(store, read),
+                    tokens.numel(),
+                )
             seen += tokens.numel()
             bar.update(tokens.numel())
     if seen == 0:
@@ -69,3 +100,10 @@ def stream_activations(
             f"No activations for {n_tokens} tokens: a batch is {store.store_batch_size_prompts} "
             f"contexts of {store.context_size}. Ask for more tokens or give more text."
         )
+
+
+def kept(store: ActivationsStore, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Which of `tokens` are none of the special ones that the store leaves out; None if all."""
+    if store.exclude_special_tokens is None:
+        return None
+    return ~torch.isin(tokens, store.exclude_special_tokens.to(tokens.device))

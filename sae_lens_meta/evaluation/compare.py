@@ -1,6 +1,7 @@
 """Holds joint SAEs against solo ones on the same held-out tokens."""
 
 import platform
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -9,36 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from sae_lens import SAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from simple_parsing import field
+from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.checks import check_saved_sae
+from sae_lens_meta.destination import held
 from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
     summarize,
 )
 from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
 from sae_lens_meta.evaluation.differences import differences
+from sae_lens_meta.evaluation.earlier import made_before, scores_to_keep
 from sae_lens_meta.evaluation.entries import (
     Entry,
-    Role,
     check_comparable,
     named_entries,
     variants,
 )
 from sae_lens_meta.evaluation.evaluate import META_STEPS
 from sae_lens_meta.evaluation.family import Family
+from sae_lens_meta.evaluation.independence import check_members, repeated_trainings
+from sae_lens_meta.evaluation.measured_on import (
+    EVERY_TOKEN,
+    NEEDED,
+    MeasuredOn,
+    SourceConfig,
+)
 from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
 from sae_lens_meta.evaluation.report import write_report
-from sae_lens_meta.evaluation.source import (
-    ActivationSource,
-    SourceConfig,
-    load_source,
-)
+from sae_lens_meta.evaluation.source import load_source
 from sae_lens_meta.evaluation.verdict import verdict
-from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.saved import SavedSAE
 
 PACKAGES = ("sae-lens-meta", "sae-lens", "torch", "transformers", "numpy")
 
@@ -60,7 +63,9 @@ class CompareConfig:
         solo_equal_l2 (list[Path]): Folders of solo SAEs brought to the L2 and L0 of the joint
             ones, which tell what worse reconstruction alone does.
         output (Path): Folder that receives comparison.json, its schema and report.html; what
-            is half done is kept there too.
+            is half done is kept there too. It holds one comparison.
+        overwrite (bool): Replace another comparison in `output`; a judge's scores are kept where
+            they are of the same weights.
         ce_tokens (int): Tokens to run the whole language model on, for each SAE.
         min_fired (int): Tokens that a latent must fire on in every SAE to be compared.
         n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
@@ -74,6 +79,7 @@ class CompareConfig:
     solo: list[Path] = _paths()
     solo_equal_l2: list[Path] = _paths(default_factory=list, required=False)
     output: Path = Path("comparison")
+    overwrite: bool = field(default=False, action="store_true")
     ce_tokens: int = 16_384
     min_fired: int = 30
     n_candidates: int = 100
@@ -84,46 +90,64 @@ class CompareConfig:
 def compare(
     cfg: CompareConfig,
     source_cfg: SourceConfig,
-    source: ActivationSource | None = None,
+    model: HookedRootModule | None = None,
 ) -> Comparison:
     """
     Runs every measure on all SAEs; writes comparison.json, its schema and report.html.
 
     What is done stays in `cfg.output / "progress"` until the end: the same call goes on where
-    an earlier one was killed.
+    an earlier one was killed, and one that was finished gives what is there.
 
     Args:
         cfg: what to compare.
         source_cfg: text and language model; text that training did not see.
-        source: what `source_cfg` names, where it is loaded already.
+        model: the language model, where it is loaded already.
 
     Raises:
-        ValueError: if there is no joint or no solo SAE, the SAEs do not read the same
-            activations, a path stands twice, solo SAEs are of several settings, a decoder
+        ValueError: if there is no joint or no solo SAE, a path or the same weights stand twice,
+            an SAE is not what it is given as, thresholds were taken by different rules, the
+            SAEs do not read the same activations, solo SAEs are of several settings, a decoder
             row has no direction, the text is empty, fewer than two latents fire in all
-            SAEs, or the folder keeps progress of another comparison.
-        FileNotFoundError: if a path does not exist.
+            SAEs, or the folder keeps another comparison or its progress, or is being written by
+            another run.
+        OSError: if a path does not exist, or nothing can be written to the folder.
     """
-    roles: dict[Role, list[Path]] = {
-        "solo": cfg.solo,
-        "solo_equal_l2": cfg.solo_equal_l2,
-        "joint": cfg.joint,
-    }
-    entries = named_entries(roles)
-    saes = {e.id: check_saved_sae(e.path, source_cfg.device) for e in entries}
-    has_model = source_cfg.model is not None
-    check_comparable({e.name: saes[e.id] for e in entries}, any_model=has_model)
-    variant = variants(entries, saes)
+    with held(cfg.output):
+        return _compare(cfg, source_cfg, model)
+
+
+def _compare(
+    cfg: CompareConfig, source_cfg: SourceConfig, model: HookedRootModule | None
+) -> Comparison:
+    entries = named_entries(
+        {
+            "solo": cfg.solo,
+            "solo_equal_l2": cfg.solo_equal_l2,
+            "joint": cfg.joint,
+        }
+    )
+    saved = {entry.id: entry.saved for entry in entries}
+    for one in saved.values():
+        one.check_is_sae()
+    check_members(entries, saved)
+    given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
+    check_comparable({entry.name: entry.saved for entry in entries}, given)
+    variant = variants(entries, saved)
+    saes = {id_: one.load(source_cfg.device) for id_, one in saved.items()}
     solo, joint = (
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
     split = Job(solo, joint)
     jobs = [split] * (cfg.n_candidates > 0) + list(map(Job, saes))
     passes = plan_passes(jobs, saes, cfg.max_memory_gb)
-    progress = cfg.output / "progress"
-    claim(progress, _fingerprint(cfg, source_cfg, entries))
+    progress, path = cfg.output / "progress", cfg.output / "comparison.json"
+    mine = _fingerprint(cfg, source_cfg, entries)
+    if made := made_before(path, mine, cfg.min_fired, cfg.overwrite):
+        return made
+    scores = scores_to_keep(path, entries)
+    claim(progress, mine)
 
-    source = source or load_source(source_cfg, saes[solo])
+    source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
     run_passes(passes, saes, source, source_cfg.tokens, progress)
 
     family = Family(saes, source, progress, solo)
@@ -134,19 +158,22 @@ def compare(
         )
         for e in entries
     }
-    comparison = _new_comparison(cfg, source_cfg, saes[solo])
+    comparison = _new_comparison(cfg, measured_on)
     comparison.saes = [result for result, _ in found.values()]
     comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
+    comparison.repeated_trainings = repeated_trainings(entries, saved)
     if cfg.n_candidates > 0:
         candidates = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
         comparison.splitting = candidates
         comparison.vocabulary = family.vocabulary(candidates)
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
-    comparison.warnings = _warnings(comparison, source_cfg, saes.values())
+    comparison.warnings = _warnings(comparison)
     comparison.verdict = verdict(comparison)
-    comparison.save(cfg.output)
+    comparison.autointerp = scores
+    comparison.fingerprint = mine
     write_report(comparison, cfg.output / "report.html")
+    comparison.save(cfg.output)
     discard(progress)
     return comparison
 
@@ -162,8 +189,7 @@ def check_measured(paths: Iterable[Path], folder: Path) -> None:
     comparison = Comparison.load(folder / "comparison.json")
     measured = {sae.weights_sha256 for sae in comparison.saes}
     for path in paths:
-        check_saved_sae(path)
-        if file_sha256(path / SAE_WEIGHTS_FILENAME) not in measured:
+        if SavedSAE.read(path).weights_sha256 not in measured:
             raise ValueError(
                 f"{folder / 'comparison.json'} did not measure the SAE at {path}, or one of "
                 "other weights. Run `sae-lens-meta compare` on it."
@@ -179,6 +205,13 @@ def add_autointerp(found: AutoInterpretation, folder: Path) -> None:
         ValueError: if it measured other SAEs.
     """
     comparison = Comparison.load(folder / "comparison.json")
+    earlier = comparison.autointerp
+    if earlier and earlier.judge != found.judge:
+        warnings.warn(
+            f"The scores of the judge {earlier.judge!r} in {folder / 'comparison.json'} are "
+            f"replaced by those of {found.judge!r}.",
+            stacklevel=2,
+        )
     names = {sae.weights_sha256: sae.name for sae in comparison.saes}
     comparison.autointerp = summarize(found, names)
     comparison.save(folder)
@@ -188,57 +221,37 @@ def add_autointerp(found: AutoInterpretation, folder: Path) -> None:
 def _fingerprint(
     cfg: CompareConfig, source_cfg: SourceConfig, entries: list[Entry]
 ) -> str:
-    # what is counted does not depend on these two
-    counted = {k: v for k, v in _plain(cfg).items() if k not in ("output", "min_fired")}
+    # what is counted does not depend on these
+    others = ("output", "overwrite", "min_fired")
+    counted = {k: v for k, v in _plain(cfg).items() if k not in others}
     paths = [entry.path for entry in entries]
     of = [FORMAT, counted, _plain(source_cfg)]
     return fingerprint(of, paths, source_cfg.dataset)
 
 
-def _new_comparison(
-    cfg: CompareConfig, source_cfg: SourceConfig, solo: SAE[Any]
-) -> Comparison:
+def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
     """What the comparison is made with, without results."""
-    metadata = solo.cfg.metadata
     return Comparison(
         format=FORMAT,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions={"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
-        source=_plain(source_cfg) | {"model": source_cfg.model or metadata.model_name},
-        hook=metadata.hook_name,
+        source=measured_on,
         settings=_plain(cfg),
     )
 
 
-def _warnings(
-    comparison: Comparison, source_cfg: SourceConfig, saes: Iterable[SAE[Any]]
-) -> list[str]:
-    warnings = []
-    if comparison.n_tokens < source_cfg.tokens - source_cfg.context_size:
-        warnings.append(
-            f"The text ended after {comparison.n_tokens:,} of {source_cfg.tokens:,} tokens."
-        )
-    if any(_may_have_seen(sae, source_cfg) for sae in saes):
-        warnings.append(
-            f"An SAE was trained on {source_cfg.dataset!r} too, and does not record that "
-            "these documents were kept from its training. Pass over those that it has read "
-            "with --first_document."
-        )
+def _warnings(comparison: Comparison) -> list[str]:
+    source = comparison.source
+    found = [*comparison.repeated_trainings, *source.warnings]
+    n_read = comparison.n_tokens
+    is_short = n_read < source.tokens - source.context_size
+    if is_short and source.token_set == EVERY_TOKEN:
+        found.append(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in comparison.saes:
         if not sae.training:
-            warnings.append(f"{sae.name} does not record how it was trained.")
-    return warnings
-
-
-def _may_have_seen(sae: SAE[Any], source_cfg: SourceConfig) -> bool:
-    if sae.cfg.metadata.dataset_path != source_cfg.dataset:
-        return False
-    kept = sae.cfg.metadata.held_out or {}
-    last = source_cfg.first_document + source_cfg.held_out_documents
-    is_same_order = kept.get("text_seed") == source_cfg.text_seed
-    is_passed_over = source_cfg.first_document > 0 and not kept
-    return not (is_passed_over or (is_same_order and last <= kept["documents"]))
+            found.append(f"{sae.name} does not record how it was trained.")
+    return found
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

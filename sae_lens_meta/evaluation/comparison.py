@@ -13,11 +13,12 @@ from sae_lens_meta.evaluation.entries import Role
 from sae_lens_meta.evaluation.evaluate import FIGURES, Evaluation, Figure
 from sae_lens_meta.evaluation.histograms import Histogram
 from sae_lens_meta.evaluation.intervals import Interval
+from sae_lens_meta.evaluation.measured_on import MeasuredOn
 from sae_lens_meta.evaluation.phi import PhiSummary
 from sae_lens_meta.evaluation.splitting import SplitCandidate
 from sae_lens_meta.evaluation.top_contexts import Peak
 
-FORMAT = 3
+FORMAT = 4
 
 PHI = "corrected mean |phi|"
 PHI_AT_EQUAL_RATES = "corrected mean |phi| at equal firing rates"
@@ -54,6 +55,7 @@ class ComparedSAE:
         path: as it was given.
         weights_sha256: of its weights as saved, so that figures are never shown for others.
         training: its metadata's record of how it was trained.
+        calibrated: how its thresholds were taken, in words.
         evaluation: its figures over all its latents.
         phi_compared: mean |phi| over its latents whose partners fire in every SAE compared.
         phi_at_equal_rates: that of the first solo SAE times how much more these latents
@@ -73,6 +75,7 @@ class ComparedSAE:
     path: str
     weights_sha256: str
     training: dict[str, Any]
+    calibrated: str
     evaluation: Evaluation
     phi_compared: PhiSummary
     phi_at_equal_rates: float
@@ -142,11 +145,10 @@ class Comparison:
     Everything that a comparison found and what it was made with.
 
     Attributes:
-        format: of this file; 3.
+        format: of this file; 4.
         created: ISO date and time, UTC.
         versions: of the packages that figures depend on.
-        source: model, text and how much of it.
-        hook: whose activations the SAEs read.
+        source: model, hook, text and how much of it, and what training saw of it.
         settings: of the comparison itself.
         n_tokens: read; fewer than asked where the text ended.
         saes: joint, solo and controls.
@@ -154,15 +156,16 @@ class Comparison:
         splitting: latents of the first solo SAE that the first joint SAE seems to split.
         verdict: what may be claimed about co-occurrence, a sentence for each joint variant.
         warnings: what the reader should know.
+        repeated_trainings: SAEs that are not independent seeds, in words; they forbid a claim.
         vocabulary: text of the tokens that occur in contexts, by id.
         autointerp: scores of a judge; None where none was asked.
+        fingerprint: of the SAEs, the text and the settings that it was made of.
     """
 
     format: int
     created: str
     versions: dict[str, str]
-    source: dict[str, Any]
-    hook: str
+    source: MeasuredOn
     settings: dict[str, Any]
     n_tokens: int = 0
     saes: list[ComparedSAE] = field(default_factory=list)
@@ -170,8 +173,10 @@ class Comparison:
     splitting: list[CandidateWithContexts] = field(default_factory=list)
     verdict: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    repeated_trainings: list[str] = field(default_factory=list)
     vocabulary: dict[int, str] = field(default_factory=dict)
     autointerp: AutointerpSummary | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -186,7 +191,10 @@ class Comparison:
         path = folder / "comparison.json"
         # json, unlike pydantic, refuses what is not a number rather than write null
         plain = adapter.dump_python(self, mode="json")
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        # killed in between, it leaves the earlier one whole
+        part = folder / "comparison.json.part"
+        part.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        part.replace(path)
         schema = TypeAdapter(dict[str, Any]).dump_json(adapter.json_schema(), indent=1)
         (folder / "comparison.schema.json").write_bytes(schema + b"\n")
         return path
@@ -240,7 +248,7 @@ COUNTS = ("latents compared", "latents that never fire")
 
 def comparison_table(comparison: Comparison) -> Table:
     """The headline figures of every variant, means over its SAEs."""
-    table = Table("", title=f"{comparison.n_tokens:,} held-out tokens")
+    table = Table("", title=f"{comparison.n_tokens:,} {comparison.source.said}")
     variants = comparison.variants()
     for variant, saes in variants.items():
         table.add_column(f"{variant} ({len(saes)})", justify="right")

@@ -205,11 +205,12 @@ class _Lists:
                 )
             if firing.is_sparse:
                 firing = firing.coalesce()
-                fires = firing.values() > 0
+                fires = firing.values() != 0
                 tokens, latents = firing.indices()[:, fires]
                 n_tokens = firing.shape[0]
             else:
-                matrix = firing.reshape(-1, d) > 0
+                # not > 0: a latent of an abstopk SAE fires in two directions
+                matrix = firing.reshape(-1, d) != 0
                 tokens, latents = matrix.nonzero(as_tuple=True)
                 n_tokens = len(matrix)
             counts = np.bincount(tokens.cpu().numpy(), minlength=n_tokens)

@@ -13,14 +13,15 @@ from sae_lens_meta.evaluation.evaluate import Evaluation
 from sae_lens_meta.evaluation.intervals import (
     MIN_BLOCKS,
     N_RESAMPLES,
+    HalfSampled,
     block_interval,
     half_samples,
     percent_over_seeds,
 )
 from sae_lens_meta.evaluation.passes import Tally
 
-Resampled = dict[str, np.ndarray]
-"""Headline figures of half samples of the stream, by label, `[n_resamples]` each."""
+Resampled = dict[str, HalfSampled]
+"""Headline figures of half samples of the stream, by label."""
 
 
 def resample(tally: Tally, evaluation: Evaluation, compared: np.ndarray) -> Resampled:
@@ -43,18 +44,20 @@ def resample(tally: Tally, evaluation: Evaluation, compared: np.ndarray) -> Resa
         weights[:, used] = half_samples(len(used))
         figures = tally.meter.figures(weights)
         phi = tally.blocks.resampled(weights, compared)
-        resampled = {
+        of_stream = {
             "normalised L2": figures["normalized_l2"],
             "explained variance": figures["explained_variance"],
             "L0": figures["l0"],
             "mean |phi|": phi,
             PHI: phi,  # what chance gives hardly varies
         }
+        resampled = {k: HalfSampled(v, len(used)) for k, v in of_stream.items()}
     losses = np.array(evaluation.model_cost.losses_by_batch)
     if len(losses) >= MIN_BLOCKS:
         without, with_sae = (half_samples(len(losses)) @ losses).T
-        resampled["CE overhead, percent"] = 100 * (with_sae - without) / without
-    return {k: values for k, values in resampled.items() if np.isfinite(values).all()}
+        overhead = 100 * (with_sae - without) / without
+        resampled["CE overhead, percent"] = HalfSampled(overhead, len(losses))
+    return {k: one for k, one in resampled.items() if np.isfinite(one.values).all()}
 
 
 def differences(
@@ -90,10 +93,11 @@ def _difference(
             if all(label in resampled[sae.name] for sae in variants[v])
         ]
         if len(drawn) == 2:
-            ours, theirs = (np.mean(arrays, axis=0) for arrays in drawn)
+            ours, theirs = (np.mean([d.values for d in one], axis=0) for one in drawn)
             # the ratio's change to first order: a shift that both share falls out
             spread = 100 * (ours - mean / base_mean * theirs) / base_mean
-            over_tokens = block_interval(percent, spread)
+            n_blocks = drawn[0][0].n_blocks  # every SAE has read the same
+            over_tokens = block_interval(percent, HalfSampled(spread, n_blocks))
     return Difference(
         variant=variant,
         baseline=baseline,

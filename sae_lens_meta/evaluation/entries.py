@@ -1,11 +1,13 @@
 """Which SAEs are compared, what they are called, and whether they can be compared at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sae_lens import SAE
+from sae_lens_meta.evaluation.measured_on import DEFAULTS, NEEDED
+from sae_lens_meta.saved import SavedSAE
 
 Role = Literal["joint", "solo", "solo_equal_l2"]
 # what a joint variant is called by, where its SAEs record it
@@ -33,6 +35,11 @@ class Entry:
     path: Path
     role: Role
 
+    @cached_property
+    def saved(self) -> SavedSAE:
+        """What it records."""
+        return SavedSAE.read(self.path)
+
 
 def named_entries(roles: dict[Role, list[Path]]) -> list[Entry]:
     """
@@ -59,47 +66,54 @@ def named_entries(roles: dict[Role, list[Path]]) -> list[Entry]:
     ]
 
 
-def check_comparable(saes: dict[str, SAE[Any]], any_model: bool = False) -> None:
+def check_comparable(saes: dict[str, SavedSAE], given: Set[str] = frozenset()) -> None:
     """
     Checks that all SAEs read the same activations.
 
     Args:
         saes: by what they are called.
-        any_model: whether they may record different models, one having been given for all.
+        given: settings that an option gives for all, in which their records may differ.
 
     Raises:
-        ValueError: naming the first that differs from the first of all, and in what, or
-            one that reads some positions of a context only.
+        ValueError: naming the first that differs from the first of all, and in what.
     """
     first, *others = saes
-    for name in saes:
-        positions = tuple(saes[name].cfg.metadata.seqpos_slice or (None,))
-        if any(bound is not None for bound in positions):
-            raise ValueError(
-                f"{name!r} reads the positions {positions} of a context only, which a "
-                "comparison does not do. Measure it with `evaluate`."
-            )
     for name in others:
         for what, get in _MUST_AGREE.items():
-            is_free = any_model and what == "model_name"
-            if get(saes[name]) != get(saes[first]) and not is_free:
+            mine, theirs = get(saes[name]), get(saes[first])
+            if mine != theirs and what not in given:
+                option = f" or give --{what} for all" if what in NEEDED else ""
                 raise ValueError(
-                    f"{name!r} and {first!r} cannot be compared: their {what} are "
-                    f"{get(saes[name])!r} and {get(saes[first])!r}. Compare SAEs of the "
-                    "same hook of the same model, or give --model for both."
+                    f"{name!r} and {first!r} cannot be compared: their {what} are {mine!r} and "
+                    f"{theirs!r}. Compare SAEs that read the same activations{option}."
                 )
 
 
-_MUST_AGREE: dict[str, Callable[[SAE[Any]], Any]] = {
-    "d_in": lambda sae: sae.cfg.d_in,
-    "hook_name": lambda sae: sae.cfg.metadata.hook_name,
-    "hook_head_index": lambda sae: sae.cfg.metadata.hook_head_index,
-    "model_name": lambda sae: sae.cfg.metadata.model_name,
-    "prepend_bos": lambda sae: sae.cfg.metadata.prepend_bos,
+def _or_default(name: str) -> Callable[[SavedSAE], Any]:
+    def get(sae: SavedSAE) -> Any:
+        recorded = getattr(sae.reading, name)
+        return getattr(DEFAULTS, name) if recorded is None else recorded
+
+    return get
+
+
+_MUST_AGREE: dict[str, Callable[[SavedSAE], Any]] = {
+    "d_in": lambda sae: sae.d_in,
+    # two names of one activation
+    "hook": lambda sae: sae.reading.transformer_lens_hook or sae.reading.hook,
+    "head": lambda sae: sae.reading.head,
+    "model": lambda sae: sae.reading.model_file or sae.reading.model,
+    "context_size": lambda sae: sae.reading.context_size,
+    "prepend_bos": lambda sae: sae.reading.prepend_bos,
+    **{
+        name: _or_default(name)
+        for name in ("exclude_special_tokens", "concatenate", "separator", "chat")
+    },
+    "seqpos_slice": lambda sae: slice(*(sae.reading.seqpos_slice or (None,))),
 }
 
 
-def variants(entries: list[Entry], saes: dict[str, SAE[Any]]) -> dict[str, str]:
+def variants(entries: list[Entry], saes: dict[str, SavedSAE]) -> dict[str, str]:
     """
     The variant of each SAE, by its id: SAEs of one differ by their seed alone.
 
@@ -128,10 +142,9 @@ def variants(entries: list[Entry], saes: dict[str, SAE[Any]]) -> dict[str, str]:
     return found
 
 
-def _settings(sae: SAE[Any]) -> dict[str, Any]:
-    details = sae.cfg.metadata.training_architecture_details or {}
-    settings = {key: value for key, value in details.items() if key != "init_seed"}
-    return {"d_sae": sae.cfg.d_sae, **settings}
+def _settings(sae: SavedSAE) -> dict[str, Any]:
+    settings = {key: value for key, value in sae.settings.items() if key != "init_seed"}
+    return {"d_sae": sae.d_sae, **settings}
 
 
 def _differing(settings: list[dict[str, Any]]) -> list[str]:

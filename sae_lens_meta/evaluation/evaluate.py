@@ -10,26 +10,34 @@ import numpy as np
 import torch
 from rich.table import Table
 from sae_lens import SAE, __version__
-from sae_lens.evals import EvalConfig, run_evals
+from sae_lens.evals import get_recons_loss
 from sae_lens.training.activation_scaler import ActivationScaler
 from tqdm.auto import trange
 
+from sae_lens_meta.evaluation.activations import flat_heads, kept
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.geometry import Geometry, decoder_geometry
+from sae_lens_meta.evaluation.measured_on import MeasuredOn
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
 from sae_lens_meta.evaluation.phi import PhiSummary, summarize_phi
 from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionMeter,
 )
-from sae_lens_meta.evaluation.source import CONTEXTS_PER_BATCH, ActivationSource
+from sae_lens_meta.evaluation.source import ActivationSource
 
 # SAEBench's meta-structure measure, at a width besides its own
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
 META_STEPS = 1500
-_RUNS = ("without_sae", "with_sae", "with_ablation")  # as SAELens names them
+# as SAELens names them
+_METRICS = (
+    "ce_loss_without_sae",
+    "ce_loss_with_sae",
+    "ce_loss_with_ablation",
+    "kl_div_with_sae",
+)
 T = TypeVar("T")
 
 
@@ -45,7 +53,7 @@ class ModelCost:
         ce_loss_recovered: 1 where the reconstruction costs nothing, 0 where as much as
             zeroed activations.
         kl_divergence: of the next-token distributions, nats.
-        n_tokens: tokens measured.
+        n_tokens: tokens measured, of the same set as the reconstruction's.
         losses_by_batch: `ce_loss` and `ce_loss_with_sae` of every batch.
     """
 
@@ -87,9 +95,10 @@ class Evaluation:
     phi: PhiSummary
     decoder: DecoderSummary
 
-    def save(self, path: Path) -> None:
-        """Writes the figures as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+    def save(self, path: Path, measured_on: MeasuredOn) -> None:
+        """Writes the figures, and what they were taken on, as JSON."""
+        plain = asdict(self) | {"source": asdict(measured_on)}
+        path.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
 
 
 def evaluate(
@@ -106,8 +115,8 @@ def evaluate(
         ValueError: if the text gives no tokens, or fewer than two latents fire on them.
     """
     meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
-    for batch in source.stream(sae, n_tokens):
-        counter.update(meter.update(batch.activations))
+    for batch in source.stream(n_tokens):
+        counter.update(meter.update(batch.rows))
     # SAELens would begin the text again where it ends
     cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
     W_dec: Any = sae.W_dec
@@ -134,29 +143,59 @@ def evaluation_of(
     )
 
 
+class _Replacement:
+    """An SAE as SAELens's evaluation calls it, acting at the positions alone that it reads."""
+
+    def __init__(self, sae: SAE[Any], positions: slice):
+        self.cfg, self.device = sae.cfg, sae.device
+        self._sae, self._positions = sae, positions
+
+    def encode(self, activations: torch.Tensor) -> torch.Tensor:
+        return activations
+
+    def decode(self, activations: torch.Tensor) -> torch.Tensor:
+        replaced = activations.clone()
+        with flat_heads(self._sae):
+            x = activations[:, self._positions].float()
+            replaced[:, self._positions] = self._sae.decode(self._sae.encode(x)).to(
+                replaced.dtype
+            )
+        return replaced
+
+
+@torch.no_grad()
 def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelCost:
     """
-    Runs SAELens's own evaluation of the language model with and without the SAE.
+    Runs the language model with and without the SAE, as SAELens does it.
 
-    It is run batch by batch, so that a bootstrap can draw batches.
+    Losses are of the tokens that the SAE reads, and only there it replaces anything: SAELens's
+    own summary leaves special tokens out of them, whatever the SAE was trained on. It is run
+    batch by batch, so that a bootstrap can draw batches.
     """
-    per_batch = source.context_size * CONTEXTS_PER_BATCH
-    store, by_batch = source.store(sae, n_tokens), []
+    store, by_batch, n_read = source.store(n_tokens), [], 0
+    positions = slice(*store.seqpos_slice)
+    replacement: Any = _Replacement(sae, positions)
+    excluded = store.exclude_special_tokens
+    per_batch = store.context_size * store.store_batch_size_prompts
     for _ in trange(
         max(1, n_tokens // per_batch), desc="Running the model", leave=False
     ):
-        metrics, _ = run_evals(
-            sae,
-            store,
+        tokens = store.get_batch_tokens()
+        metrics = get_recons_loss(
+            replacement,
             source.model,
             ActivationScaler(),
-            EvalConfig(
-                compute_ce_loss=True, compute_kl=True, n_eval_reconstruction_batches=1
-            ),
+            tokens,
+            compute_kl=True,
+            compute_ce_loss=True,
+            ignore_tokens=None if excluded is None else excluded.tolist(),
+            hook_name=source.reading.hook,
         )
-        loss = metrics["model_performance_preservation"]
-        kl = metrics["model_behavior_preservation"]["kl_div_with_sae"]
-        by_batch.append([*(loss[f"ce_loss_{run}"] for run in _RUNS), kl])
+        counts = torch.zeros_like(tokens, dtype=torch.bool)
+        read = kept(store, tokens[:, positions])
+        counts[:, positions] = True if read is None else read
+        n_read += int(counts.sum())
+        by_batch.append([_mean(metrics[name], counts) for name in _METRICS])
     without, with_sae, ablated, kl = np.mean(by_batch, axis=0).tolist()
     return ModelCost(
         ce_loss=without,
@@ -164,9 +203,15 @@ def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelC
         ce_overhead_percent=100 * (with_sae - without) / without,
         ce_loss_recovered=(ablated - with_sae) / (ablated - without),
         kl_divergence=kl,
-        n_tokens=len(by_batch) * per_batch,
+        n_tokens=n_read,
         losses_by_batch=[losses[:2] for losses in by_batch],
     )
+
+
+def _mean(per_token: torch.Tensor, counts: torch.Tensor) -> float:
+    """Over the tokens that count; of a loss there is none at the last position."""
+    counts = counts[:, : per_token.shape[1]].to(per_token.device)
+    return per_token[counts].double().mean().item()
 
 
 def summarize_decoder(
@@ -206,10 +251,10 @@ class Figure(NamedTuple, Generic[T]):
         return format(self.of(result), self.format)
 
 
-def evaluation_table(evaluations: list[Evaluation]) -> Table:
+def evaluation_table(evaluations: list[Evaluation], measured_on: MeasuredOn) -> Table:
     """The figures side by side, one column for each SAE."""
     n_tokens = evaluations[0].reconstruction.n_tokens
-    table = Table("", title=f"{n_tokens:,} held-out tokens")
+    table = Table("", title=f"{n_tokens:,} {measured_on.said}")
     for evaluation in evaluations:
         table.add_column(evaluation.name, justify="right")
     for label, figure in FIGURES.items():

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter
 from sae_lens import SAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from sae_lens_meta.evaluation.comparison import (
     HEADLINE,
@@ -36,6 +35,7 @@ from sae_lens_meta.evaluation.histograms import (
     cosine_histogram,
     firing_rate_histogram,
 )
+from sae_lens_meta.evaluation.independence import calibrated
 from sae_lens_meta.evaluation.intervals import block_interval
 from sae_lens_meta.evaluation.matching import match_latents, random_dictionary
 from sae_lens_meta.evaluation.passes import Job, Tally, load_counter
@@ -48,7 +48,6 @@ from sae_lens_meta.evaluation.splitting import (
     with_parts_phi,
 )
 from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
-from sae_lens_meta.hashing import file_sha256
 
 T = TypeVar("T")
 
@@ -134,11 +133,9 @@ class Family:
     ) -> tuple[ComparedSAE, Resampled]:
         """All figures of one SAE, and those of half samples; of the reference first."""
         name = entry.id
-        sae = self.saes[name]
         # before the pair counts are loaded, which may take as much memory as there is
         cost, decoder = self._cost(name, ce_tokens), self._decoder(name, meta_steps)
         tally = self._tally(name)
-        training = sae.cfg.metadata.training_architecture_details or {}
         evaluation = evaluation_of(
             entry.name, tally.meter, tally.counter, cost, decoder.figures
         )
@@ -150,8 +147,9 @@ class Family:
             role=entry.role,
             variant=variant,
             path=str(entry.path),
-            weights_sha256=file_sha256(entry.path / SAE_WEIGHTS_FILENAME),
-            training=training,
+            weights_sha256=entry.saved.weights_sha256,
+            training=entry.saved.settings,
+            calibrated=calibrated(entry.saved),
             evaluation=evaluation,
             phi_compared=summarize_phi(tally.counter, compared),
             phi_at_equal_rates=self.rates.mean
@@ -248,7 +246,7 @@ class Family:
             name: TopContexts(self.saes[name], latents, n_before=12, n_after=8)
             for name, latents in wanted.items()
         }
-        for batch in self.source.stream(self.saes[self.reference], n_tokens):
+        for batch in self.source.stream(n_tokens):
             for collector in contexts.values():
                 collector.update(batch)
         return {name: collector.peaks for name, collector in contexts.items()}

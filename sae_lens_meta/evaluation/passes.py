@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from sae_lens import SAE
 from safetensors.numpy import load_file, save_file
 
-from sae_lens_meta.evaluation.activations import encode
+from sae_lens_meta.evaluation.activations import ActivationBatch, encode
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.evaluation.intervals import PhiBlocks
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
@@ -136,8 +135,8 @@ def run_passes(
         if all((folder / job.name / "done").exists() for job in jobs):
             continue
         state = _PassState.restore(folder / f"pass_{number}", jobs, saes)
-        for x in _unseen(source, next(iter(saes.values())), n_tokens, state):
-            state.update(x, n_tokens)
+        for batch in source.stream(n_tokens, n_skipped=state.n_seen):
+            state.update(batch, n_tokens)
             state.save_now_and_then()
         state.finish(folder)
 
@@ -178,7 +177,8 @@ class _PassState:
         counters = {job: load_counter(saved, job) for job in between}
         return cls(folder, tallies, counters, saes, n_seen)
 
-    def update(self, x: torch.Tensor, n_tokens: int) -> None:
+    def update(self, batch: ActivationBatch, n_tokens: int) -> None:
+        x = batch.rows
         block = min(self.n_seen * N_BLOCKS // n_tokens, N_BLOCKS - 1)
         acts = {name: tally.update(x, block) for name, tally in self.tallies.items()}
         for job, counter in self.counters.items():
@@ -186,7 +186,7 @@ class _PassState:
                 if name is not None and name not in acts:
                     acts[name] = encode(self.saes[name], x)
             counter.update(acts[job.sae], acts[job.other or job.sae])
-        self.n_seen += len(x)
+        self.n_seen += batch.n_read
 
     def save_now_and_then(self) -> None:
         if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
@@ -216,10 +216,3 @@ class _PassState:
 def _counter_between(job: Job, saes: dict[str, SAE[Any]]) -> CooccurrenceCounter:
     assert job.other is not None
     return CooccurrenceCounter(saes[job.sae].cfg.d_sae, saes[job.other].cfg.d_sae)
-
-
-def _unseen(
-    source: ActivationSource, sae: SAE[Any], n_tokens: int, state: _PassState
-) -> Iterator[torch.Tensor]:
-    for batch in source.stream(sae, n_tokens, n_skipped=state.n_seen):
-        yield batch.activations.flatten(0, 1)

@@ -66,7 +66,8 @@ class ReconstructionMeter:
             error = self.sae.decode(acts) - x
         mean, std = x.mean(-1, keepdim=True), x.std(-1, keepdim=True).clamp(min=MIN_STD)
         normalized = ((x - mean) / std).double()
-        fired = (acts > 0).sum(0).cpu().numpy()
+        # not > 0: a latent of an abstopk SAE fires in two directions
+        fired = (acts != 0).sum(0).cpu().numpy()
         squared_error = (error / std).double().pow(2).sum().item()
         self.sums["n_tokens"][block] += len(x)
         self.sums["n_active"][block] += fired.sum()

@@ -1,57 +1,31 @@
-"""Where held-out activations come from: a language model, a hook, and text."""
+"""Where activations to measure come from: a language model's hook, and text."""
 
-import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from sae_lens import SAE, ActivationsStore
-from sae_lens.load_model import load_model
+from sae_lens import ActivationsStore
+from sae_lens.util import get_special_token_ids
 from transformer_lens.HookedRootModule import HookedRootModule
 
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations
-from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
-from sae_lens_meta.text import PYDOC, load_text
+from sae_lens_meta.evaluation.language_model import fitted, load_language_model
+from sae_lens_meta.evaluation.measured_on import (
+    MeasuredOn,
+    SourceConfig,
+    completed,
+    described,
+    documents_of,
+)
+from sae_lens_meta.saved import Reading, SavedSAE, check_device
+from sae_lens_meta.text import load_text
 
-SMOLLM2 = "smollm2"
 CONTEXTS_PER_BATCH = 8
-
-
-@dataclass
-class SourceConfig:
-    """
-    The language model and the text that an SAE is measured on.
-
-    Args:
-        model (str | None): `smollm2`, the path of a GGUF file, or a model that SAELens loads.
-            By default the one that the SAE was trained on.
-        model_class (str): AutoModelForCausalLM or HookedTransformer.
-        dataset (str): `pydoc`, a .jsonl, .jsonl.gz or .txt file, or a dataset on the Hub.
-        held_out_documents (int): Documents to read: those that `sae-lens-meta demo` keeps from
-            training when it is given the same number and `text_seed`.
-        first_document (int): Documents to pass over before them, for instance those that
-            another training has read.
-        text_seed (int): Seed of the order of the documents of `pydoc` and of a file.
-        tokens (int): Tokens to read, as far as the documents go.
-        context_size (int): Tokens of one context of the language model.
-        device (str): Device of the model and the SAE.
-    """
-
-    model: str | None = None
-    model_class: str = "AutoModelForCausalLM"
-    dataset: str = PYDOC
-    held_out_documents: int = 12
-    first_document: int = 0
-    text_seed: int = 42
-    tokens: int = 20_000
-    context_size: int = 128
-    device: str = "cpu"
 
 
 @contextmanager
@@ -65,67 +39,103 @@ def without_advice() -> Iterator[None]:
 
 @dataclass
 class ActivationSource:
-    """A loaded model and text, to read activations of any of its hooks from."""
+    """
+    A loaded model and text, to read the activations of one hook from.
+
+    Attributes:
+        model: the language model.
+        text: documents.
+        reading: how, completely; `hook` by its name in `model`.
+        d_in: width of the activations.
+        device: of the activations.
+    """
 
     model: HookedRootModule
     text: Dataset | IterableDataset
-    context_size: int
+    reading: Reading
+    d_in: int
     device: str
 
-    def store(self, sae: SAE[Any], n_tokens: int) -> ActivationsStore:
-        """SAELens's store of the activations that `sae` reads, from the start of the text."""
+    def store(self, n_tokens: int) -> ActivationsStore:
+        """SAELens's store of the hook's activations, from the start of the text."""
+        reading: Any = self.reading
         with without_advice():
-            return ActivationsStore.from_sae(
-                self.model,
-                sae,
+            return ActivationsStore(
+                model=self.model,
                 dataset=self.text,
-                context_size=self.context_size,
+                streaming=True,
+                hook_name=reading.hook,
+                hook_head_index=reading.head,
+                context_size=reading.context_size,
+                d_in=self.d_in,
+                n_batches_in_buffer=CONTEXTS_PER_BATCH,
+                total_training_tokens=n_tokens,
                 store_batch_size_prompts=CONTEXTS_PER_BATCH,
-                total_tokens=n_tokens,
-                device=self.device,
+                train_batch_size_tokens=CONTEXTS_PER_BATCH * reading.context_size,
+                prepend_bos=reading.prepend_bos,
+                normalize_activations="none",  # which is the SAE's own affair
+                device=torch.device(self.device),
+                dtype="float32",
+                seqpos_slice=reading.seqpos_slice,
+                exclude_special_tokens=self._special_tokens(),
+                disable_concat_sequences=not reading.concatenate,
+                sequence_separator_token=None
+                if reading.separator == "none"
+                else reading.separator,
+                use_chat_formatting=reading.chat,
             )
 
-    def stream(
-        self, sae: SAE[Any], n_tokens: int, n_skipped: int = 0
-    ) -> Iterator[ActivationBatch]:
+    def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
         """One pass over at most `n_tokens` tokens; see `stream_activations`."""
-        return stream_activations(self.store(sae, n_tokens), n_tokens, n_skipped)
+        return stream_activations(self.store(n_tokens), n_tokens, n_skipped)
+
+    def _special_tokens(self) -> torch.Tensor | None:
+        """Ids that are left out, or None."""
+        excluded = self.reading.exclude_special_tokens
+        if not excluded:
+            return None
+        tokenizer: Any = self.model.tokenizer
+        ids = get_special_token_ids(tokenizer) if excluded is True else list(excluded)
+        return torch.tensor(ids, dtype=torch.long)
 
 
-def load_source(cfg: SourceConfig, sae: SAE[Any]) -> ActivationSource:
+def load_source(
+    cfg: SourceConfig,
+    saes: Sequence[SavedSAE],
+    to_calibrate: bool = False,
+    model: HookedRootModule | None = None,
+) -> tuple[ActivationSource, MeasuredOn]:
     """
-    Loads the model and text that `cfg` names, for the hook of `sae`.
+    Loads the model and text that `saes` record and `cfg` names.
+
+    Args:
+        cfg: what is to be read, and what goes before the record.
+        saes: that read the same activations (`check_comparable`).
+        to_calibrate: whether thresholds are to be taken, which then have text of their own.
+        model: the language model, where it is loaded already.
 
     Raises:
-        ValueError: if no model is named or recorded, or the hook is of another width.
+        ValueError: if what is needed is neither given nor recorded, the hook is of another
+            width, the contexts are longer than the model's, or the text is too short.
         FileNotFoundError: if a path does not exist.
     """
-    name = cfg.model or sae.cfg.metadata.model_name
-    if not name:
+    check_device(cfg.device)
+    reading, overridden, assumed = completed(cfg, saes[0].reading)
+    documents = documents_of(cfg, saes, to_calibrate)
+    _, text = load_text(cfg.dataset, documents.number, documents.seed, documents.first)
+    if model is None:
+        model, reading, replaced = load_language_model(reading, cfg.device)
+        overridden += replaced
+    reading = fitted(reading, model)
+    width = hook_width(model, str(reading.hook), reading.head)
+    if width != saes[0].d_in:
         raise ValueError(
-            "The SAE does not record the model it was trained on. Give --model."
+            f"The SAE has d_in={saes[0].d_in}, but {reading.hook!r} of {reading.model!r} is "
+            f"{width} wide. Give the model that the SAE was trained on."
         )
-    _, text = load_text(
-        cfg.dataset, cfg.held_out_documents, cfg.text_seed, cfg.first_document
-    )
-    metadata = sae.cfg.metadata
-    is_its_own = cfg.model_class == metadata.model_class_name
-    model = load_model(
-        cfg.model_class,
-        model_path(name),
-        device=cfg.device,
-        # for instance its dtype, which the activations depend on
-        model_from_pretrained_kwargs=metadata.model_from_pretrained_kwargs
-        if is_its_own
-        else None,
-    )
-    width = hook_width(model, sae.cfg.metadata.hook_name)
-    if width != sae.cfg.d_in:
-        raise ValueError(
-            f"The SAE has d_in={sae.cfg.d_in}, but {sae.cfg.metadata.hook_name!r} of "
-            f"{name!r} is {width} wide. Give the model that the SAE was trained on."
-        )
-    return ActivationSource(model, text, cfg.context_size, cfg.device)
+    measured_on = described(cfg, reading, documents, saes)
+    measured_on.overridden, measured_on.assumed = overridden, assumed
+    return ActivationSource(model, text, reading, width, cfg.device), measured_on
 
 
 def regroup(
@@ -140,19 +150,10 @@ def regroup(
     gathered: list[torch.Tensor] = []
     n_gathered, is_first = 0, True
     for batch in batches:
-        gathered.append(batch.activations.flatten(0, 1))
+        gathered.append(batch.rows)
         n_gathered += len(gathered[-1])
         if n_gathered >= n_tokens:
             yield torch.cat(gathered)
             gathered, n_gathered, is_first = [], 0, False
     if gathered and (is_first or 2 * n_gathered >= n_tokens):
         yield torch.cat(gathered)
-
-
-def model_path(model: str) -> str:
-    """What SAELens loads `model` from; a GGUF file is converted once and kept in the cache."""
-    if model != SMOLLM2 and not model.endswith(".gguf"):
-        return model
-    gguf = smollm2_gguf() if model == SMOLLM2 else Path(model)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return str(convert_gguf(gguf, cache / "sae_lens_meta" / gguf.stem))

@@ -1,4 +1,4 @@
-"""The tokens that activate a latent most, in their context."""
+"""The tokens that activate a latent most, in their context, one of each context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, encode
+from sae_lens_meta.evaluation.activations import ActivationBatch
 
 
 @dataclass
@@ -30,12 +30,14 @@ class Peak:
 
 class TopContexts:
     """
-    Keeps the `n_top` strongest activations of each of some latents over a stream.
+    Keeps the contexts of a stream that activate each of some latents most, at their peaks.
 
-    Memory grows with the number of latents asked for, not with the tokens read.
+    A context counts once, by its strongest activation: a latent that fires all along one
+    passage would fill its list with that. Memory grows with the number of latents asked for, not with the tokens read.
 
     Attributes:
-        peaks: of each latent, strongest first; fewer where it fires on fewer tokens.
+        peaks: of each latent, strongest first; fewer than `n_top` where it fires in fewer
+            contexts.
     """
 
     def __init__(
@@ -54,18 +56,22 @@ class TopContexts:
 
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        acts = encode(self.sae, batch.activations)
+        acts = batch.codes(self.sae)
         for latent, peaks in self.peaks.items():
             values = acts[..., latent].cpu()
-            top = values.flatten().topk(min(self.n_top, values.numel()))
-            for value, place in zip(*(t.tolist() for t in top), strict=True):
-                if value > 0:
-                    peaks.append(self._peak(batch.tokens, values, place))
-            peaks.sort(key=lambda peak: -peak.activation)
+            # of either sign: a latent of an abstopk SAE fires in two directions
+            strongest = values.abs().max(dim=1)
+            top = strongest.values.topk(min(self.n_top, len(values))).indices
+            for prompt in top.tolist():
+                if strongest.values[prompt] > 0:
+                    position = int(strongest.indices[prompt])
+                    peaks.append(self._peak(batch.tokens, values, prompt, position))
+            peaks.sort(key=lambda peak: -abs(peak.activation))
             del peaks[self.n_top :]
 
-    def _peak(self, tokens: torch.Tensor, values: torch.Tensor, place: int) -> Peak:
-        prompt, position = divmod(place, tokens.shape[1])
+    def _peak(
+        self, tokens: torch.Tensor, values: torch.Tensor, prompt: int, position: int
+    ) -> Peak:
         start = max(0, position - self.n_before)
         shown = slice(start, position + 1 + self.n_after)
         return Peak(

@@ -1,6 +1,10 @@
 """What a comparison allows to claim about co-occurrence."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
+from scipy import stats
 
 from sae_lens_meta.evaluation.comparison import (
     HEADLINE,
@@ -8,6 +12,12 @@ from sae_lens_meta.evaluation.comparison import (
     PHI_AT_EQUAL_RATES,
     Comparison,
     Difference,
+)
+from sae_lens_meta.evaluation.intervals import (
+    LEVEL,
+    MIN_BLOCKS,
+    Interval,
+    percent_over_seeds,
 )
 
 MIN_SOLO_SEEDS = 3
@@ -20,7 +30,9 @@ def verdict(comparison: Comparison) -> list[str]:
     """
     A sentence for each joint variant.
 
-    Lower co-occurrence is claimed only where the interval over seeds against at least three
+    The more variants are tried, the likelier is one that seems to co-occur less by chance: each
+    interval is then of the level 1 - 0.05 / (number of joint variants), Bonferroni's. Lower
+    co-occurrence is claimed only where the interval over seeds against at least three
     solo SAEs lies below 0, at equal firing rates too, and so does the difference to a solo SAE
     of equal L2 and L0: worse reconstruction, or firing rates that are further apart, alone can
     lower mean |phi|.
@@ -33,8 +45,8 @@ def verdict(comparison: Comparison) -> list[str]:
 
 
 def _of_variant(comparison: Comparison, variant: str) -> str:
-    to_solo = comparison.difference(variant, "solo", PHI)
-    to_control = comparison.difference(variant, "solo_equal_l2", PHI)
+    to_solo = _corrected(comparison, variant, "solo", PHI)
+    to_control = _corrected(comparison, variant, "solo_equal_l2", PHI)
     if to_solo is None or to_solo.percent is None:
         return f"{variant}: no solo SAE whose {PHI} could be compared."
     found = (
@@ -55,17 +67,18 @@ def _what_is_missing(
     to_solo: Difference,
     to_control: Difference | None,
 ) -> str | None:
+    if comparison.repeated_trainings:
+        return comparison.repeated_trainings[0].rstrip(".")
     if to_solo.n_baseline < MIN_SOLO_SEEDS:
         return f"it takes {MIN_SOLO_SEEDS} solo seeds"
-    if to_solo.over_seeds is None or not to_solo.over_seeds.high < 0:
+    if not _is_below_0(to_solo.over_seeds):
         return "the interval over seeds does not lie below 0"
     if to_control is None:
         return "there is no solo at equal L2"
-    at_equal_rates = comparison.difference(variant, "solo", PHI_AT_EQUAL_RATES)
+    at_equal_rates = _corrected(comparison, variant, "solo", PHI_AT_EQUAL_RATES)
     if at_equal_rates is None or at_equal_rates.percent is None:
         return "it was not compared at equal firing rates"
-    over_seeds = at_equal_rates.over_seeds
-    if over_seeds is None or not over_seeds.high < 0:
+    if not _is_below_0(at_equal_rates.over_seeds):
         return (
             f"at equal firing rates it differs by {at_equal_rates.percent:+.1f} %, and "
             "the interval over seeds does not lie below 0"
@@ -77,7 +90,41 @@ def _what_is_missing(
         ]
         if abs(values[1] / values[0] - 1) > EQUAL:
             return f"the control's {figure} is {values[1]:.4g}, not {values[0]:.4g}"
-    interval = to_control.over_seeds or to_control.over_tokens
-    if interval is None or not interval.high < 0:
+    if not _is_below_0(to_control.over_seeds or to_control.over_tokens):
         return "it does not lie below the solo of equal L2"
     return None
+
+
+def _is_below_0(interval: Interval | None) -> bool:
+    """Whether it supports a claim; one without width is of copies, and supports none."""
+    if interval is None or math.isclose(interval.low, interval.high):
+        return False
+    return interval.high < 0
+
+
+def _corrected(
+    comparison: Comparison, variant: str, baseline: str, figure: str
+) -> Difference | None:
+    """A difference with intervals as wide as the number of joint variants asks for."""
+    found = comparison.difference(variant, baseline, figure)
+    variants = comparison.variants()
+    n = sum(saes[0].role == "joint" for saes in variants.values())
+    if found is None or found.percent is None or n == 1:
+        return found
+    level = 1 - (1 - LEVEL) / n
+    values, base = (
+        [HEADLINE[figure].of(sae) for sae in variants[name]]
+        for name in (variant, baseline)
+    )
+    over_tokens = found.over_tokens
+    if over_tokens is not None:
+        wider, usual = (
+            stats.t.ppf((1 + p) / 2, MIN_BLOCKS - 1) for p in (level, LEVEL)
+        )
+        half = (over_tokens.high - over_tokens.low) / 2 * float(wider / usual)
+        over_tokens = Interval(found.percent - half, found.percent + half)
+    return replace(
+        found,
+        over_seeds=percent_over_seeds(values, base, level),
+        over_tokens=over_tokens,
+    )

@@ -12,15 +12,8 @@ from sae_lens_meta.evaluation.intervals import Interval
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.releases import Release
 
-MEASURED_WITH = (
-    "model",
-    "model_class",
-    "dataset",
-    "held_out_documents",
-    "first_document",
-    "text_seed",
-    "context_size",
-)
+# what the SAE does not record itself
+MEASURED_WITH = ("dataset", "held_out_documents", "first_document", "text_seed")
 PAPER = "https://arxiv.org/abs/2604.03436"
 
 
@@ -61,6 +54,13 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
     )
 
 
+def released_name(card: str) -> str | None:
+    """The release that a card of ours is of; None for a README that is not from our template."""
+    line = r'^meta_sae = sae_lens_meta\.load_meta_sae\("([^"]+)"\)$'
+    found = re.search(line, card, re.MULTILINE)
+    return found[1] if found else None
+
+
 def _on_the_hub(dataset: str) -> list[str] | None:
     """A dataset's name there, without its configuration; None for what is a file."""
     name = dataset.partition(":")[0]
@@ -70,19 +70,19 @@ def _on_the_hub(dataset: str) -> list[str] | None:
 def _command(release: Release, comparison: Comparison) -> str:
     """What measures the released SAE as it was measured for its comparison."""
     source, settings = comparison.source, comparison.settings
-    options = {name: source[name] for name in MEASURED_WITH}
+    options = {name: getattr(source, name) for name in MEASURED_WITH}
     options |= {"tokens": comparison.n_tokens, "ce_tokens": settings["ce_tokens"]}
     shown = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
     return " ".join([f"sae-lens-meta evaluate {release.name}", *shown])
 
 
 def _eval_results(comparison: Comparison, measured: ComparedSAE) -> list[EvalResult]:
-    text = str(comparison.source["dataset"])
+    text = comparison.source.dataset
     return [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=text,
-            dataset_name=f"{comparison.n_tokens:,} held-out tokens of {text}",
+            dataset_name=f"{comparison.n_tokens:,} {comparison.source.said}: {text}",
             metric_type=_identifier(label),
             metric_name=label,
             metric_value=float(figure.show(measured)),

@@ -17,12 +17,12 @@ from sae_lens.constants import (
 )
 from safetensors import SafetensorError, safe_open
 
-from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.comparison import ComparedSAE, Comparison
 from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.releases import check_inside
+from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.training_sae import META_FOLDER
 
 CARD = "README.md"
@@ -95,14 +95,14 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
     hook = sae.cfg.metadata.hook_name
     if not hook:
         raise ValueError(f"{path / SAE_CFG_FILENAME} does not record a hook_name.")
-    if check_inside(hook) in BESIDE:
+    if check_inside(hook).split("/")[0].lower() in {name.lower() for name in BESIDE}:
         raise ValueError(f"The hook {hook!r} cannot be the name of a folder.")
     comparison = _scrubbed_comparison(comparison_path)
     measured = _measured(comparison, path, comparison_path)
-    if comparison.hook != hook or measured.role != "joint":
+    if measured.role != "joint":
         raise ValueError(
-            f"{comparison_path} has the SAE as {measured.role!r} on the hook "
-            f"{comparison.hook!r}; what is published is a joint SAE, on {hook!r}."
+            f"{comparison_path} has the SAE as {measured.role!r}; what is published is a joint "
+            "SAE."
         )
     names = [
         *_copied(path, folder, hook),
@@ -122,7 +122,7 @@ def _checked(path: Path) -> SAE[Any]:
             f"{path} holds {pickles[0]}, a pickle, which is never published. Save the SAE "
             f"with `save_model`, which writes {SAE_WEIGHTS_FILENAME}."
         )
-    sae = check_saved_sae(path)
+    sae = SavedSAE.read(path).load()
     if not type(sae).__module__.startswith("sae_lens.") or not hasattr(
         sae, "threshold"
     ):

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from sae_lens_meta.evaluation.autointerp.judge import Reply
 from sae_lens_meta.evaluation.autointerp.prompts import Messages
-from sae_lens_meta.evaluation.source import SMOLLM2, model_path
+from sae_lens_meta.evaluation.language_model import SMOLLM2, model_path
 from sae_lens_meta.recipe import HeldOut, Recipe
 
 DOCUMENTS = 12  # kept for each of the two kinds of measurement

@@ -12,6 +12,7 @@ from datasets.exceptions import DatasetsError
 from rich.console import Console
 from simple_parsing import field
 
+from sae_lens_meta.destination import held
 from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import (
     Machine,
@@ -76,9 +77,11 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
 
     Raises:
         ValueError: if there is no such recipe or stage, the folder holds a run of another
-            recipe, the model or the text cannot be had, a stage comes before one it builds
+            recipe or is being written by another run, the model or the text cannot be had, a stage comes before one it builds
             on, a training that has ended is asked for, there is no judge, or disk or memory
             are too small.
+        OSError: if nothing can be written to the folder.
+        Interrupted: if a signal stopped a training.
         JudgeError, LimitReached: as `autointerp`.
         PublishError: as `publish`.
     """
@@ -92,6 +95,13 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
             f"The recipe of {run.recipe.release!r} has no stage {unknown[0]!r}. It has: "
             f"{', '.join(known)}."
         )
+    with held(run.folder):
+        return _run_stages(run, cfg, known, console)
+
+
+def _run_stages(
+    run: Run, cfg: ReproduceConfig, known: list[str], console: Console
+) -> dict[str, Figures]:
     state = _claimed(run.folder, run.recipe, cfg.rehearse)
     todo = _todo(run, cfg, known, state, console)
     if set(todo) - {"publish"}:
@@ -153,7 +163,6 @@ class _State:
 
 
 def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
     plain = recipe.model_dump() | {"is_rehearsal": is_rehearsal}
     if not path.is_file():

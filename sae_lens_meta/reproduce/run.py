@@ -13,12 +13,9 @@ from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.evaluation.source import (
-    ActivationSource,
-    SourceConfig,
-    model_path,
-    without_advice,
-)
+from sae_lens_meta.evaluation.language_model import model_metadata, model_path
+from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.evaluation.source import without_advice
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
 from sae_lens_meta.reproduce.cache import (
     SHARD_TOKENS,
@@ -28,7 +25,8 @@ from sae_lens_meta.reproduce.cache import (
     fill_cache,
 )
 from sae_lens_meta.reproduce.rehearsal import random_model
-from sae_lens_meta.text import load_text
+from sae_lens_meta.reproduce.training import Store
+from sae_lens_meta.text import load_text, text_identity
 
 
 @dataclass
@@ -146,7 +144,16 @@ class Run:
             seconds.append(time.perf_counter() - start)
         return seconds[-1] / tokens.numel()
 
-    def cached(self, name: str, n_tokens: int, first: int | None) -> CachedActivations:
+    def training_store(self, seed: int) -> Store:
+        """The training text's activations, in the order of `seed`."""
+        if self.recipe.cache_activations:
+            return self.cached("train", self.recipe.n_tokens, None, seed)
+        torch.manual_seed(seed)  # mixes SAELens's buffer
+        return self.store(self.training_text())
+
+    def cached(
+        self, name: str, n_tokens: int, first: int | None, seed: int = 0
+    ) -> CachedActivations:
         """
         The activations of `n_tokens` tokens or more, from disk; written there unless they are.
 
@@ -154,6 +161,7 @@ class Run:
             name: of the folder.
             n_tokens: to have, in whole batches.
             first: of the held-out documents for selection, or None for the training text.
+            seed: of their order.
 
         Raises:
             ValueError: if the text is too short.
@@ -177,7 +185,7 @@ class Run:
             n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
             fill_cache(folder, self.store(text), n_tokens + n_spare, made_of)
             finished.touch()
-        cached = CachedActivations(folder, self.recipe.hook, batch, seed=0)
+        cached = CachedActivations(folder, self.recipe.hook, batch, seed)
         if cached.n_in_batches < n_tokens:
             raise ValueError(
                 f"The text for {name!r} ended after {cached.n_tokens:,} tokens; {n_tokens:,} are "
@@ -202,26 +210,39 @@ class Run:
         n = held_out.select if first else held_out.compare
         return load_text(self.recipe.dataset, n, self.recipe.text_seed, first)[1]
 
-    def comparison_source(self) -> ActivationSource:
-        """Model and text that the final figures are taken on."""
-        text = self.held_out(0)
-        return ActivationSource(self.model, text, self.context_size, self.device)
-
     def source_config(self) -> SourceConfig:
-        """What `comparison_source` is made of."""
+        """The text that the final figures are taken on; the SAEs record the rest."""
         return SourceConfig(
-            model=self.recipe.model,
-            model_class=self.recipe.model_class,
             dataset=self.recipe.dataset,
             held_out_documents=self.recipe.held_out.compare,
+            first_document=0,
             text_seed=self.recipe.text_seed,
             tokens=self.recipe.compare_tokens,
-            context_size=self.context_size,
             device=self.device,
         )
 
-    def held_out_metadata(self) -> dict[str, Any]:
-        """What an SAE records of the documents kept from its training."""
+    def selection_text(self) -> dict[str, Any]:
+        """What `selection` is read from, as thresholds record it (`MeasuredOn.text`)."""
+        return {
+            "name": Path(self.recipe.dataset).name,
+            "sha256": text_identity(self.recipe.dataset).sha256,
+            "first_document": self.recipe.held_out.compare,
+            "documents": self.recipe.held_out.select,
+            "text_seed": self.recipe.text_seed,
+        }
+
+    def metadata(self, data_seed: int) -> dict[str, Any]:
+        """
+        What an SAE records beside what SAELens has it record: its text and its model.
+
+        Args:
+            data_seed: of the order that its training reads activations in.
+        """
         held_out = self.recipe.held_out
         documents = held_out.compare + held_out.select
-        return {"documents": documents, "text_seed": self.recipe.text_seed}
+        return {
+            "held_out": {"documents": documents, "text_seed": self.recipe.text_seed},
+            "text_sha256": text_identity(self.recipe.dataset).sha256,
+            "data_seed": data_seed,
+            **({} if self.is_rehearsal else model_metadata(self.recipe.model)),
+        }

@@ -20,7 +20,7 @@ from sae_lens_meta.evaluation.autointerp import autointerp
 from sae_lens_meta.evaluation.autointerp.judge import Judge, OpenAIJudge
 from sae_lens_meta.evaluation.compare import add_autointerp, compare
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
-from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
 from sae_lens_meta.reproduce.run import Run
@@ -37,7 +37,12 @@ Figures = dict[str, Any]
 
 def cache(run: Run) -> Figures:
     """Writes the activations that every training reads to disk."""
-    return {"n_tokens": run.cached("train", run.recipe.n_tokens, None).n_tokens}
+    # what fills no batch of the last shards depends on the order
+    cached = [
+        run.cached("train", run.recipe.n_tokens, None, seed)
+        for seed in run.recipe.seeds
+    ]
+    return {"n_tokens": cached[0].n_tokens}
 
 
 def train(run: Run) -> Figures:
@@ -65,18 +70,22 @@ def _train_until(run: Run, n_tokens: int) -> Figures:
 
 def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
     group = run.groups[place]
-    if run.recipe.cache_activations:
-        store: Any = run.cached("train", run.recipe.n_tokens, None)
-    else:
-        torch.manual_seed(run.recipe.seeds[0])  # orders the activations
-        store = run.store(run.training_text())
+    cfg = run.runner_config(group, n_tokens)
+    seeds = {run.recipe.saes()[name].init_seed for name in group}
+    if len(seeds) > 1:
+        raise ValueError(
+            f"{' and '.join(group)} were to be trained in one pass by an earlier version of this "
+            f"package; each seed now has an order of its own. Delete {run.checkpoints} and "
+            f"{run.folder / 'run.json'} to begin again."
+        )
+    (seed,) = seeds
     try:
         return train_together(
-            run.runner_config(group, n_tokens),
-            store,
+            cfg,
+            run.training_store(seed),
             run.checkpoints / str(place),
             run.saes,
-            run.held_out_metadata(),
+            run.metadata(seed),
         )
     except torch.OutOfMemoryError as error:
         fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
@@ -142,7 +151,9 @@ def calibrate_all(run: Run) -> Figures:
     for path in run.all_paths():
         store_matrices(path, run.recipe.matrices)
         sae = SAE.load_from_disk(path, run.device)
-        figures[path.name] = asdict(calibrate(sae, run.selection()))
+        figures[path.name] = asdict(
+            calibrate(sae, run.selection(), text=run.selection_text())
+        )
         sae.save_model(path)
         store_matrices(path, run.recipe.matrices)
         if (path / META_FOLDER).is_dir():
@@ -167,8 +178,9 @@ def compare_all(run: Run) -> Figures:
         solo=run.paths(SOLO),
         solo_equal_l2=run.paths(EQUAL_L2),
         output=run.folder / "comparison",
+        overwrite=True,  # the folder is the run's own
     )
-    found = compare(cfg, run.source_config(), run.comparison_source())
+    found = compare(cfg, run.source_config(), run.model)
     return {"verdict": found.verdict, "warnings": found.warnings}
 
 
@@ -177,7 +189,7 @@ def interpret(run: Run) -> Figures:
     paths = {JOINT: run.paths(JOINT)[0], SOLO: run.paths(SOLO)[0]}
     cfg = replace(run.recipe.interpreting, output=run.folder / "autointerp")
     judge = _judge(run)
-    found = autointerp(paths, judge, cfg, run.source_config(), run.comparison_source())
+    found = autointerp(paths, judge, cfg, run.source_config(), run.model)
     add_autointerp(found, run.folder / "comparison")
     return {"judge": found.judge, "n_latents": len(found.saes[0].latents)}
 
@@ -195,7 +207,6 @@ def publish_first(run: Run) -> Figures:
     cfg = PublishConfig(
         repo=run.repo or f"sae-lens-meta/{recipe.release}",
         release=recipe.release,
-        dry_run=run.repo is None,
         comparison=run.folder / "comparison",
         output=run.folder / "publish",
         base_model=card.base_model,
@@ -206,8 +217,9 @@ def publish_first(run: Run) -> Figures:
         cfg.release = None
         cfg.base_model = recipe.model
         cfg.training = "a rehearsal: these SAEs are of random weights and worth nothing"
-    release = publish(run.paths(JOINT)[0], cfg, Console())
-    return {"repo": release.repo_id, "uploaded": run.repo is not None}
+    # the Hub is not asked about a repository that nobody has named
+    (publish if run.repo else prepare)(run.paths(JOINT)[0], cfg, Console())
+    return {"repo": cfg.repo, "uploaded": run.repo is not None}
 
 
 STAGES: dict[str, Callable[[Run], Figures]] = {

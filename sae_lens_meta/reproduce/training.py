@@ -20,6 +20,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
+from sae_lens_meta.interruption import Interrupted, StopSignals
 from sae_lens_meta.training_sae import MetaTrainingSAE
 
 FINAL = "final_"  # SAELens's name of the checkpoint that ends a training
@@ -59,13 +60,14 @@ def train_together(
     store: Store,
     checkpoints: Path,
     output: Path,
-    held_out: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> TrainingFigures:
     """
     Trains `cfg.saes` on the same activations and exports each to a folder of its name.
 
     Goes on from the newest checkpoint, if there is one; one that ended a shorter training is
-    a warm start, with the weights of both SAEs and both optimizers.
+    a warm start, with the weights of both SAEs and both optimizers. SIGINT and SIGTERM write a
+    checkpoint after the step that is being taken.
 
     Args:
         cfg: of SAELens's runner for several SAEs, without its paths.
@@ -73,13 +75,14 @@ def train_together(
         checkpoints: folder that receives them. The newest can be gone on from; of older
             ones the solo SAEs' weights are kept.
         output: folder that receives the exported SAEs.
-        held_out: documents kept from the training, for the SAEs' metadata.
+        metadata: of the SAEs, besides what SAELens's runner records.
 
     Raises:
         ValueError: if the activations end before the training does.
+        Interrupted: if a signal stopped it; the same call goes on.
     """
     saes = {
-        name: MetaTrainingSAE(_sae_config(cfg, name, held_out)) for name in cfg.saes
+        name: MetaTrainingSAE(_sae_config(cfg, name, metadata)) for name in cfg.saes
     }
     starts = {
         name: _meta_decoder(sae)
@@ -87,6 +90,7 @@ def train_together(
         if sae.meta_sae is not None
     }
     timer = _Timer(store.get_multi_hook_data_loader(), cfg)
+    signals = StopSignals()
 
     def keep(checkpoint_path: Path | None) -> None:
         assert checkpoint_path is not None
@@ -104,7 +108,7 @@ def train_together(
         ),
         dict[str, Any](saes),
         cfg.hook_names_per_sae,
-        iter(timer),
+        _until_stopped(iter(timer), signals),
         save_checkpoint_fn=keep,
     )
     if newest := newest_checkpoint(checkpoints):
@@ -115,8 +119,8 @@ def train_together(
         ahead = [n for n in trainer.checkpoint_thresholds if n > seen]
         trainer.checkpoint_thresholds = ahead
         timer.bar.initial = timer.bar.n = timer.bar.last_print_n = seen
-    with timer.bar:
-        trainer.fit()
+    with timer.bar, signals:
+        _fit_or_keep(trainer, signals, checkpoints)
     for name, sae in saes.items():
         (output / name).mkdir(parents=True, exist_ok=True)
         sae.save_inference_model(output / name)
@@ -128,6 +132,28 @@ def train_together(
             for name, start in starts.items()
         }
     )
+
+
+def _fit_or_keep(
+    trainer: MultiSAETrainer, signals: StopSignals, checkpoints: Path
+) -> None:
+    try:
+        trainer.fit()
+        signals.check()
+    except Interrupted as error:
+        n_tokens = trainer.n_training_samples
+        if n_tokens not in finished_checkpoints(checkpoints):
+            trainer.save_checkpoint(str(n_tokens))
+        raise Interrupted(
+            f"Stopped by {error} after {n_tokens:,} tokens, which {checkpoints} keeps: the "
+            "same call goes on from there."
+        ) from error
+
+
+def _until_stopped(batches: Batches, signals: StopSignals) -> Batches:
+    for batch in batches:
+        signals.check()  # here, all SAEs have taken the step before
+        yield batch
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -157,7 +183,7 @@ def _prune(folder: Path) -> None:
 
 
 def _sae_config(
-    cfg: MultiSAETrainingRunnerConfig, name: str, held_out: dict[str, Any]
+    cfg: MultiSAETrainingRunnerConfig, name: str, metadata: dict[str, Any]
 ) -> MetaTrainingSAEConfig:
     """The SAE's config with the metadata that SAELens's runner would give it."""
     sae_cfg: Any = cfg.saes[name]
@@ -175,7 +201,8 @@ def _sae_config(
     ):
         setattr(sae_cfg.metadata, key, getattr(cfg, key))
     sae_cfg.metadata.hook_name = cfg.hook_names_per_sae[name]
-    sae_cfg.metadata.held_out = held_out
+    for key, value in metadata.items():
+        setattr(sae_cfg.metadata, key, value)
     return sae_cfg
 
 

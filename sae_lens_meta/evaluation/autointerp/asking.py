@@ -12,7 +12,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from sae_lens_meta.evaluation.autointerp.judge import Judge, JudgeRefused
-from sae_lens_meta.evaluation.autointerp.prompts import Messages
+from sae_lens_meta.evaluation.autointerp.prompts import ANYTHING, Messages
+from sae_lens_meta.publishing.credentials import public_url
 
 # the first attempt is the judge's best; a second one at 0 would only repeat it
 TEMPERATURES = (0.0, 0.7)
@@ -24,7 +25,8 @@ class Limits:
     Attributes:
         concurrency: requests in flight.
         max_requests: made by this run, those answered from disk not counted; None for any.
-            One that the client repeats, after an error or in another format, counts once.
+            One that the client repeats, after an error or in another format, counts once; one
+            that follows a refusal is made beyond this number too.
         max_tokens: read and written by the judge in this run; None for any. Requests in flight
             when it is reached are let finish.
         price_read, price_written: dollars for a million tokens.
@@ -65,7 +67,7 @@ class Asker:
 
     A reply is kept under the hash of everything that asked for it: model, messages, schema,
     temperature and length. So a killed run goes on where it was, and another one with the same
-    prompts costs nothing.
+    prompts costs nothing. A refusal of one question is kept as a reply is.
     """
 
     def __init__(self, judge: Judge, path: Path, limits: Limits):
@@ -74,16 +76,17 @@ class Asker:
         self.usage = Usage()
         self.bar = tqdm(desc=f"Asking {judge.model}", unit="reply")
         self._kept = _open(path)
-        self._warn_of_another(getattr(judge, "url", ""))
+        self._url = public_url(getattr(judge, "url", ""))
+        self._warn_of_another()
         self._free = asyncio.Semaphore(limits.concurrency)
-        self._in_flight: dict[str, asyncio.Future[str]] = {}
+        self._in_flight: dict[str, asyncio.Future[str | None]] = {}
         self._is_stopped = False
 
     async def ask(
         self, messages: Messages, schema: dict[str, Any], length: int, attempt: int = 0
-    ) -> tuple[str, str]:
+    ) -> tuple[str, str | None]:
         """
-        The key and the text of a reply.
+        The key and the text of a reply; None where the judge refuses this question.
 
         Args:
             messages: the prompt.
@@ -93,7 +96,7 @@ class Asker:
 
         Raises:
             LimitReached: if the reply is not kept and no more may be asked.
-            JudgeError: as the judge raises it.
+            JudgeError: as the judge raises it, also where it refuses whatever it is asked.
         """
         request = {
             "model": self.judge.model,
@@ -122,7 +125,9 @@ class Asker:
         self.bar.close()
         self._kept.close()
 
-    async def _reply(self, key: str, stored: str, request: dict[str, Any]) -> str:
+    async def _reply(
+        self, key: str, stored: str, request: dict[str, Any]
+    ) -> str | None:
         row = self._kept.execute(
             "SELECT reply FROM replies WHERE key = ?", (key,)
         ).fetchone()
@@ -131,57 +136,64 @@ class Asker:
             return json.loads(row[0])["text"]
         async with self._free:
             self._check_limits()
-            self.usage.requests += 1
             try:
-                reply = await self.judge.generate(
-                    request["messages"],
-                    schema=request["schema"],
-                    max_tokens=request["max_tokens"],
-                    temperature=request["temperature"],
-                )
-            except JudgeRefused:
-                if self.usage.prompt_tokens == 0:
-                    raise  # it has not taken any question yet
-                return ""
-        kept = {
-            "text": reply.text or "",
-            # some servers do not count: about four characters make a token
-            "prompt_tokens": getattr(reply, "prompt_tokens", 0) or len(stored) // 4,
-            "completion_tokens": getattr(reply, "completion_tokens", 0)
-            or len(reply.text or "") // 4,
-        }
-        self._count(kept)
+                kept = await self._generate(request)
+            except JudgeRefused as refusal:
+                await self._check_it_takes_another(request, refusal)
+                kept = {"text": None, "refused": str(refusal)}
         with self._kept:
             self._kept.execute(
                 "INSERT OR IGNORE INTO replies VALUES (?, ?, ?)",
                 (key, stored, json.dumps(kept)),
             )
+            self._kept.execute(
+                "INSERT OR IGNORE INTO judges VALUES (?, ?)",
+                (self.judge.model, self._url),
+            )
         return kept["text"]
 
-    def _count(self, kept: dict[str, Any]) -> None:
+    async def _generate(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The judge's reply as it is kept."""
         usage, limits = self.usage, self.limits
-        usage.prompt_tokens += kept["prompt_tokens"]
-        usage.completion_tokens += kept["completion_tokens"]
-        usage.cost += 1e-6 * (
-            limits.price_read * kept["prompt_tokens"]
-            + limits.price_written * kept["completion_tokens"]
+        usage.requests += 1
+        reply = await self.judge.generate(
+            request["messages"],
+            schema=request["schema"],
+            max_tokens=request["max_tokens"],
+            temperature=request["temperature"],
         )
+        text = reply.text or ""
+        # some servers do not count: about four characters make a token
+        n_characters = len(json.dumps(request, ensure_ascii=False))
+        n_read = getattr(reply, "prompt_tokens", 0) or n_characters // 4
+        n_written = getattr(reply, "completion_tokens", 0) or len(text) // 4
+        usage.prompt_tokens += n_read
+        usage.completion_tokens += n_written
+        usage.cost += 1e-6 * (
+            limits.price_read * n_read + limits.price_written * n_written
+        )
+        return {"text": text, "prompt_tokens": n_read, "completion_tokens": n_written}
 
-    def _warn_of_another(self, url: str) -> None:
+    async def _check_it_takes_another(
+        self, request: dict[str, Any], refusal: JudgeRefused
+    ) -> None:
+        """A refusal that is to be kept must be this question's: of any other, it would stay."""
+        try:
+            await self._generate(request | {"messages": ANYTHING})
+        except JudgeRefused:
+            raise refusal from None
+
+    def _warn_of_another(self) -> None:
         """A model's name does not say whose it is: another address may be another judge."""
         row = self._kept.execute(
             "SELECT url FROM judges WHERE model = ?", (self.judge.model,)
         ).fetchone()
-        if row and row[0] != url:
+        if row and row[0] != self._url:
             warnings.warn(
                 f"Replies of {self.judge.model!r} that are kept here came from {row[0]!r}, not "
-                f"from {url!r}, and are taken for this judge's. Give another --output if it "
+                f"from {self._url!r}, and are taken for this judge's. Give another --output if it "
                 "is another model.",
                 stacklevel=3,
-            )
-        with self._kept:
-            self._kept.execute(
-                "INSERT OR REPLACE INTO judges VALUES (?, ?)", (self.judge.model, url)
             )
 
     def _check_limits(self) -> None:
@@ -213,6 +225,7 @@ def _open(path: Path) -> sqlite3.Connection:
         kept.execute(
             "CREATE TABLE IF NOT EXISTS judges (model TEXT PRIMARY KEY, url TEXT)"
         )
+        _clean_urls(kept)
     except sqlite3.Error as error:
         kept.close()
         raise ValueError(
@@ -220,3 +233,13 @@ def _open(path: Path) -> sqlite3.Connection:
             "away or give another --output."
         ) from error
     return kept
+
+
+def _clean_urls(kept: sqlite3.Connection) -> None:
+    """Earlier versions kept the URL of a judge as it was given."""
+    urls = kept.execute("SELECT DISTINCT url FROM judges").fetchall()
+    changed = [(public_url(url), url) for (url,) in urls if public_url(url) != url]
+    if changed:
+        kept.execute("PRAGMA secure_delete=ON")  # or the old text stays in the file
+        with kept:
+            kept.executemany("UPDATE judges SET url = ? WHERE url = ?", changed)

@@ -1,7 +1,7 @@
 """Explains latents of one or two SAEs with a judge, scores the explanations, compares the SAEs."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 from sae_lens import SAE
-from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from simple_parsing import field
+from transformer_lens.HookedRootModule import HookedRootModule
 
-from sae_lens_meta.checks import check_saved_sae
 from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
 from sae_lens_meta.evaluation.autointerp.contexts import (
     ContextCollector,
@@ -44,9 +43,12 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     ScoredLatent,
 )
 from sae_lens_meta.evaluation.entries import check_comparable
+from sae_lens_meta.evaluation.language_model import model_path
 from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.source import ActivationSource, SourceConfig, load_source
-from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.evaluation.measured_on import NEEDED, SourceConfig
+from sae_lens_meta.evaluation.source import ActivationSource, load_source
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.zoo import sae_folder
 
 N_QUARTERS = 4
 CONTROL = "random directions"
@@ -148,6 +150,7 @@ class Subject:
         sha256: of its weights as saved; empty for a control.
         drawn: its latents that are drawn, paired by place with those of the other SAE.
         contexts: of those.
+        n_tokens: that the contexts were taken from.
     """
 
     name: str
@@ -155,14 +158,15 @@ class Subject:
     sha256: str
     drawn: list[int]
     contexts: Contexts = field(default_factory=dict)
+    n_tokens: int = 0
 
 
 def autointerp(
-    paths: dict[str, Path],
+    paths: Mapping[str, Path | str],
     judge: Judge,
     cfg: AutointerpConfig,
     source_cfg: SourceConfig,
-    source: ActivationSource | None = None,
+    model: HookedRootModule | None = None,
 ) -> AutoInterpretation:
     """
     Explains and scores latents of one SAE, or of two SAEs over matched latents.
@@ -171,27 +175,30 @@ def autointerp(
     on where an earlier one was killed, and costs nothing once it is done.
 
     Args:
-        paths: folders of one or two SAEs, by the names to show them under.
+        paths: folders of one or two SAEs, or names of releases, by the names to show them under.
         judge: who explains and scores.
         cfg: how many latents and windows.
         source_cfg: text and language model; text that training did not see.
-        source: what `source_cfg` names, where it is loaded already.
+        model: the language model, where it is loaded already.
 
     Raises:
-        ValueError: if there are more than two SAEs or none, they read different activations,
-            or no latent fires in enough windows.
+        ValueError: if there are more than two SAEs or none, one of them is neither a folder nor
+            a release, they read different activations, or no latent fires in enough windows.
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
-    if cfg.window > source_cfg.context_size:
+    if not 1 <= len(paths) <= 2:
+        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
+    saved = {n: SavedSAE.read(sae_folder(str(path))) for n, path in paths.items()}
+    subjects = _subjects(saved, cfg, source_cfg)
+    source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
+    if cfg.window > measured_on.context_size:
         raise ValueError(
             f"A window of {cfg.window} tokens does not fit into a context of "
-            f"{source_cfg.context_size}. Give a smaller --window."
+            f"{measured_on.context_size}. Give a smaller --window."
         )
-    subjects = _subjects(paths, cfg, source_cfg)
-    source = source or load_source(source_cfg, subjects[0].sae)
     for subject in subjects:
-        subject.contexts = _collect(subject, source, source_cfg.tokens, cfg)
+        _collect(subject, source, source_cfg.tokens, cfg)
     places = _usable(subjects, cfg.latents)
     tokenizer: Any = source.model.tokenizer
     asker = Asker(judge, cfg.output / "replies.sqlite", cfg.limits)
@@ -201,7 +208,7 @@ def autointerp(
     jobs = [(subject, places) for subject in subjects]
     if cfg.random_directions:
         control = _random_directions(subjects[0], source, cfg)
-        control.contexts = _collect(control, source, source_cfg.tokens, cfg)
+        _collect(control, source, source_cfg.tokens, cfg)
         jobs.append(
             (control, [p for p in places if control.contexts[control.drawn[p]]])
         )
@@ -216,42 +223,51 @@ def autointerp(
         judge=judge.model,
         prompt_version=VERSION,
         settings=_plain(cfg),
-        source=_plain(source_cfg),
-        hook=subjects[0].sae.cfg.metadata.hook_name,
+        source=measured_on,
         saes=saes,
         differences=_differences(pairs) if len(subjects) == 2 else [],
         by_firing_rate=_by_firing_rate(pairs) if len(subjects) == 2 else [],
         usage=asker.usage,
+        n_tokens=subjects[0].n_tokens,
+        pair_cosines=_cosines(subjects, places) if len(subjects) == 2 else [],
     )
     found.save(cfg.output)
     return found
 
 
 def _collect(
-    subject: Subject, source: ActivationSource, n_tokens: int, cfg: AutointerpConfig
-) -> Contexts:
-    """Windows of the latents drawn, from one pass over the text."""
+    subject: Subject,
+    source: ActivationSource,
+    n_tokens: int,
+    cfg: AutointerpConfig,
+) -> None:
+    """Gives `subject` the windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
     cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
-    for batch in source.stream(subject.sae, n_tokens):
+    for batch in source.stream(n_tokens):
+        subject.n_tokens += len(batch.rows)
         collector.update(batch)
         if cache:
             cache.update(batch)
     if cache and cfg.delphi:
-        model = str(subject.sae.cfg.metadata.model_name)
-        cache.save(cfg.delphi / subject.name, model)
-    return collector.result()
+        # the folder of a converted model, whose tokenizer can be loaded from there
+        cache.save(cfg.delphi / subject.name, model_path(str(source.reading.model)))
+    subject.contexts = collector.result()
 
 
 def _subjects(
-    paths: dict[str, Path], cfg: AutointerpConfig, source_cfg: SourceConfig
+    saved: dict[str, SavedSAE], cfg: AutointerpConfig, source_cfg: SourceConfig
 ) -> list[Subject]:
-    if CONTROL in paths:
+    if CONTROL in saved:
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
-    if not 1 <= len(paths) <= 2:
-        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
-    saes = {n: check_saved_sae(path, source_cfg.device) for n, path in paths.items()}
-    check_comparable(saes, any_model=source_cfg.model is not None)
+    given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
+    check_comparable(saved, given)
+    if len({one.weights_sha256 for one in saved.values()}) < len(saved):
+        raise ValueError(
+            f"{' and '.join(map(repr, saved))} have the same weights: they are one SAE, and "
+            "differ in nothing. Give one of them."
+        )
+    saes = {name: one.load(source_cfg.device) for name, one in saved.items()}
     if cfg.random_directions:
         check_thresholds(next(iter(saes.values())))
     first, *others = saes.values()
@@ -264,9 +280,15 @@ def _subjects(
         order = order[partner[order] >= 0][:n_drawn]
         drawn = [order.tolist(), partner[order].tolist()]
     return [
-        Subject(name, sae, file_sha256(paths[name] / SAE_WEIGHTS_FILENAME), latents)
+        Subject(name, sae, saved[name].weights_sha256, latents)
         for (name, sae), latents in zip(saes.items(), drawn, strict=True)
     ]
+
+
+def _cosines(subjects: list[Subject], places: list[int]) -> list[float]:
+    """Of the decoder rows of each pair."""
+    a, b = (s.sae.W_dec[[s.drawn[place] for place in places]] for s in subjects)
+    return torch.nn.functional.cosine_similarity(a, b).tolist()
 
 
 def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
@@ -288,8 +310,8 @@ def _usable(subjects: list[Subject], n_latents: int) -> list[int]:
 def _random_directions(
     subject: Subject, source: ActivationSource, cfg: AutointerpConfig
 ) -> Subject:
-    batches = source.stream(subject.sae, N_RATE_TOKENS)
-    activations = torch.cat([batch.activations.flatten(0, 1) for batch in batches])
+    batches = source.stream(N_RATE_TOKENS)
+    activations = torch.cat([batch.rows for batch in batches])
     sae = random_direction_sae(subject.sae, activations, cfg.seed)
     return Subject(CONTROL, sae, "", subject.drawn)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sae_lens import SAE
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, encode
+from sae_lens_meta.evaluation.activations import ActivationBatch
 
 N_KEPT = 96  # activating windows of a latent, a uniform sample of all
 N_SILENT = 400  # windows that all latents share, also a uniform sample
@@ -109,12 +109,16 @@ class ContextCollector:
         """Adds a batch of tokens and activations."""
         width = self.plan.window
         n_kept = batch.tokens.shape[1] // width * width
-        acts = encode(self.sae, batch.activations[:, :n_kept])[..., self.latents].cpu()
+        # of either sign: a latent of an abstopk SAE fires in two directions
+        acts = batch.codes(self.sae)[:, :n_kept, self.latents].abs().cpu()
         acts = acts.reshape(-1, width, len(self.latents))
         tokens = batch.tokens[:, :n_kept].reshape(-1, width).tolist()
         peaks = acts.amax(dim=1)
         self._fired += (acts > 0).sum(dim=(0, 1))
-        self._n_tokens += acts.shape[0] * width
+        read = batch.kept
+        self._n_tokens += (
+            acts.shape[0] * width if read is None else int(read[:, :n_kept].sum())
+        )
         ranks = self._random.random(peaks.shape)
         for place, latent in (peaks > 0).nonzero().tolist():
             window = (tokens[place], acts[place, :, latent])

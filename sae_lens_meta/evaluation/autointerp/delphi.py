@@ -15,7 +15,7 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import save_file
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, encode
+from sae_lens_meta.evaluation.activations import ActivationBatch
 
 
 class DelphiCache:
@@ -37,7 +37,7 @@ class DelphiCache:
 
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        acts = encode(self.sae, batch.activations)[..., self.latents].cpu()
+        acts = batch.codes(self.sae)[..., self.latents].cpu()
         row, place, latent = acts.nonzero(as_tuple=True)
         self._locations.append(
             torch.stack([row + self._n_rows, place, self.latents[latent]], dim=1)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_lens_meta.evaluation.intervals import LEVEL, Interval
+from sae_lens_meta.evaluation.intervals import Interval, mean_interval
 
-N_RESAMPLES = 10_000
+N_EXCHANGES = 10_000
 MIN_PAIRS = 8  # below, an interval says little
 
 
@@ -22,7 +22,7 @@ class PairedDifference:
         n_both_missing: pairs where neither has.
         mean_first, mean_second: over the pairs where both have it; None where there are none.
         difference: of these means.
-        interval: of the difference, from a bootstrap over pairs; None below 8 pairs.
+        interval: of the difference, Student's over pairs; None below 8 pairs.
         p: of a permutation test that exchanges the two SAEs within pairs, two-sided.
     """
 
@@ -50,22 +50,9 @@ def paired_difference(
     found.mean_first, found.mean_second = both.mean(axis=0).tolist()
     found.difference = float(differences.mean())
     if len(both) >= MIN_PAIRS:
-        found.interval = _bootstrap(differences, seed)
+        found.interval = mean_interval(differences)
         found.p = _permutation_p(differences, seed)
     return found
-
-
-def _bootstrap(differences: np.ndarray, seed: int) -> Interval:
-    random, n = np.random.default_rng(seed), len(differences)
-    means = np.concatenate(
-        [
-            differences[random.integers(n, size=(100, n))].mean(axis=1)
-            for _ in range(N_RESAMPLES // 100)
-        ]
-    )
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(low), float(high))
 
 
 def _permutation_p(differences: np.ndarray, seed: int) -> float:
@@ -73,8 +60,8 @@ def _permutation_p(differences: np.ndarray, seed: int) -> float:
     random, n = np.random.default_rng(seed), len(differences)
     observed = abs(differences.mean())
     as_large = 1
-    for _ in range(N_RESAMPLES // 100):
+    for _ in range(N_EXCHANGES // 100):
         signs = random.choice([-1.0, 1.0], size=(100, n))
         means = np.abs((signs * differences).mean(axis=1))
         as_large += int((means >= observed - 1e-12).sum())
-    return as_large / (N_RESAMPLES + 1)
+    return as_large / (N_EXCHANGES + 1)

@@ -17,9 +17,11 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     Score,
     ScoredLatent,
 )
-from sae_lens_meta.evaluation.intervals import Interval, mean_over_seeds
+from sae_lens_meta.evaluation.intervals import Interval, mean_interval
+from sae_lens_meta.evaluation.measured_on import MeasuredOn
+from sae_lens_meta.saved import SavedSAE
 
-FORMAT = 1
+FORMAT = 2
 FILENAME = "autointerp.json"
 
 
@@ -73,17 +75,19 @@ class AutoInterpretation:
     Everything that was found and what it was made with.
 
     Attributes:
-        format: of this file; 1.
+        format: of this file; 2.
         created: ISO date and time, UTC.
         judge: its name; scores of different judges are not comparable.
         prompt_version: of the wording of the questions.
         settings: of the run.
-        source: model, text and how much of it.
-        hook: whose activations the SAEs read.
+        source: model, hook, text and how much of it, and what training saw of it.
         saes: one or two, and controls.
         differences: between the first two SAEs over matched latents.
         by_firing_rate: the same within quarters of the pairs, rarest first.
         usage: what was asked of the judge in this run.
+        n_tokens: read; fewer than asked where the text ended. None in older files.
+        pair_cosines: of the decoder rows of two SAEs' latents, pair by pair: where they are low,
+            the two have no such latent in common.
     """
 
     format: int
@@ -91,12 +95,13 @@ class AutoInterpretation:
     judge: str
     prompt_version: int
     settings: dict[str, Any]
-    source: dict[str, Any]
-    hook: str
+    source: MeasuredOn
     saes: list[InterpretedSAE]
     differences: list[PairedDifference]
     by_firing_rate: list[list[PairedDifference]]
     usage: Usage
+    n_tokens: int | None = None
+    pair_cosines: list[float] = field(default_factory=list)
 
     def save(self, folder: Path) -> Path:
         """Writes autointerp.json."""
@@ -115,6 +120,26 @@ class AutoInterpretation:
             ValueError: if it is not one, naming what is wrong.
         """
         return TypeAdapter(AutoInterpretation).validate_json(path.read_bytes())
+
+
+def check_same_subjects(folder: Path, judge: str, paths: dict[str, Path]) -> None:
+    """
+    Checks that an earlier autointerp.json in `folder`, if any, is of the same SAEs and judge.
+
+    Raises:
+        ValueError: if it is of others, and would be lost.
+    """
+    if not (folder / FILENAME).exists():
+        return
+    earlier = AutoInterpretation.load(folder / FILENAME)
+    had = {sae.weights_sha256 for sae in earlier.saes} - {""}
+    has = {SavedSAE.read(path).weights_sha256 for path in paths.values()}
+    if (earlier.judge, had) != (judge, has):
+        raise ValueError(
+            f"{folder / FILENAME} has the scores of {earlier.judge!r} for "
+            f"{', '.join(sae.name for sae in earlier.saes)}; this judge or these SAEs are others. "
+            "Give another --output, or delete it."
+        )
 
 
 @dataclass
@@ -199,7 +224,7 @@ def _mean(score: Score, latents: list[ScoredLatent]) -> ScoreMean:
     return ScoreMean(
         score=score,
         mean=float(np.mean(values)) if values else None,
-        interval=mean_over_seeds(values),
+        interval=mean_interval(values),
         n=len(values),
         n_asked=len(latents),
         missing={reason: reasons.count(reason) for reason in sorted(set(reasons))},
@@ -232,13 +257,22 @@ def show_mean(mean: ScoreMean) -> str:
 
 def show_difference(found: PairedDifference) -> str:
     """A sentence."""
+    missing = f"{found.n_one_missing} with one side missing, {found.n_both_missing} with both."
     if found.difference is None:
-        return f"{found.score}: no pair has it on both sides."
+        return f"{found.score}: no pair has it on both sides; {missing}"
     interval = f" ({found.interval.show('+.3f')})" if found.interval else ""
     p = "" if found.p is None else f", p {found.p:.4f}"
     return (
         f"{found.score}: {found.difference:+.3f}{interval}{p}, over {found.n_pairs} pairs; "
-        f"{found.n_one_missing} with one side missing, {found.n_both_missing} with both."
+        f"{missing}"
+    )
+
+
+def show_pairs(cosines: list[float]) -> str:
+    """How alike the latents are that were paired."""
+    return (
+        f"Pairs: {len(cosines)}, decoder cosine {np.mean(cosines):.3f} in the mean, "
+        f"{min(cosines):.3f} at least."
     )
 
 

@@ -39,7 +39,7 @@ class ScoredLatent:
     Attributes:
         latent: index.
         firing_rate: share of tokens on which it fires.
-        explanation: the judge's; None where it could not be read.
+        explanation: the judge's; None where it could not be read or was refused.
         scores: by name; None where missing.
         missing: why, by name.
         replies: keys of the replies that a score was made of, by name; `explanation` too.
@@ -74,13 +74,13 @@ class Examiner:
         """A latent with the judge's explanation of it, and no scores yet."""
         found = ScoredLatent(contexts.latent, contexts.firing_rate)
         asked = prompts.explain(contexts.explaining, self.decode)
-        keys, value = await self._read(
+        keys, value, reason = await self._read(
             asked, prompts.EXPLANATION_SCHEMA, _MAX_EXPLANATION, read_explanation
         )
         found.replies["explanation"] = keys
         found.explanation = value
         if value is None:
-            found.missing["explanation"] = "unreadable"
+            found.missing["explanation"] = reason
         return found
 
     async def score(
@@ -89,13 +89,13 @@ class Examiner:
         """
         One score: the keys of its replies, its value, and why it is missing where it is None.
 
-        It is missing where a reply could not be read, twice, or where all predictions of
-        strength are the same, which leaves no ranks to correlate.
+        It is missing where a question was refused, where a reply could not be read, twice, or
+        where all predictions of strength are the same, which leaves no ranks to correlate.
         """
         windows, marks, truth = self._examples(name, contexts)
         answers: list[int] = []
         keys: list[str] = []
-        is_readable = True
+        reasons: list[str] = []
         highest = STRONGEST if name == "strength_spearman" else 1
         for start in range(0, len(windows), self.n_shown):
             shown = slice(start, start + self.n_shown)
@@ -109,17 +109,17 @@ class Examiner:
                 asked = prompts.strength(explanation, windows[shown], self.decode)
             n = len(windows[shown])
             schema = prompts.answers_schema(n, highest)
-            found, part = await self._read(
+            found, part, reason = await self._read(
                 asked,
                 schema,
                 20 + 6 * n,
                 lambda text, n=n: read_answers(text, n, highest),
             )
             keys += found
-            is_readable &= part is not None
             answers += part or []
-        if not is_readable:
-            return keys, None, "unreadable"
+            reasons += [reason] if part is None else []
+        if reasons:
+            return keys, None, reasons[0]
         if name != "strength_spearman":
             return keys, balanced_accuracy(answers, truth), ""
         value = spearman(answers, truth)
@@ -146,16 +146,18 @@ class Examiner:
 
     async def _read(
         self, asked: Messages, schema: dict[str, Any], length: int, read: Any
-    ) -> tuple[list[str], Any]:
-        """The keys of the replies, and the first of them that can be read, if one can."""
+    ) -> tuple[list[str], Any, str]:
+        """The keys of the replies, what the first readable one says, and why there is none."""
         keys = []
         for attempt in range(len(TEMPERATURES)):
             key, text = await self.asker.ask(asked, schema, length, attempt)
             keys.append(key)
+            if text is None:
+                return keys, None, "refused"
             value = read(text)
             if value is not None:
-                return keys, value
-        return keys, None
+                return keys, value, ""
+        return keys, None, "unreadable"
 
 
 def read_explanation(text: str) -> str | None:

@@ -1,7 +1,7 @@
 """Renders a comparison as one HTML file that needs no network."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sae_lens_meta.evaluation.comparison import (
     Comparison,
     Difference,
 )
-from sae_lens_meta.evaluation.intervals import Interval, mean_over_seeds
+from sae_lens_meta.evaluation.intervals import Interval, mean_interval
 from sae_lens_meta.evaluation.report.plots import all_plots
 
 
@@ -49,6 +49,7 @@ def write_report(comparison: Comparison, path: Path) -> None:
         rows={label: _row(comparison, label) for label in HEADLINE},
         plots=all_plots(comparison),
         splitting=_script_json(comparison),
+        source=asdict(comparison.source),
     )
     path.write_text(html, encoding="utf-8")
 
@@ -67,7 +68,7 @@ def _cell(
     values = [figure.of(sae) for sae in saes]
     interval = None
     if label not in COUNTS:
-        interval = mean_over_seeds(values) or saes[0].intervals.get(label)
+        interval = mean_interval(values) or saes[0].intervals.get(label)
     percent = difference.percent if difference else None
     return _Cell(
         variant=variant,

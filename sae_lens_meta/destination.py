@@ -1,0 +1,72 @@
+"""Where a run writes to: proven to take files before any work, and held by one run at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Proves that files can be written to `folder`, which need not exist, and leaves no trace.
+
+    Raises:
+        OSError: if they cannot, saying why.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"Nothing can be written to {folder}: {error.strerror}. Give another folder."
+        ) from error
+    finally:
+        for path in filter(Path.is_dir, missing):
+            path.rmdir()
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """
+    Proves that the file `path` can be written, and that nothing is lost by it.
+
+    Raises:
+        ValueError: if it exists and is not to be overwritten, or is a folder.
+        OSError: if its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the name of a file.")
+    if path.exists() and not overwrite:
+        raise ValueError(
+            f"{path} exists. Write elsewhere, or give --overwrite to replace it."
+        )
+    check_writable(path.parent)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """
+    Makes `folder` and holds it; a lock that a killed run has left holds nothing.
+
+    Raises:
+        ValueError: if another run holds it.
+        OSError: if files cannot be written to it.
+    """
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"{folder} is being written by another run. Wait for it, or give another --output."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

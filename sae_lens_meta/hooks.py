@@ -1,0 +1,44 @@
+"""One activation, two names: a module of transformers, and a hook of TransformerLens."""
+
+import re
+from collections.abc import Collection
+
+# modules of transformers whose output is the residual stream after a block
+_BLOCKS = (
+    "model.layers",
+    "transformer.h",
+    "gpt_neox.layers",
+    "model.language_model.layers",
+    "model.decoder.layers",
+)
+_MODULE = re.compile(rf"({'|'.join(map(re.escape, _BLOCKS))})\.(\d+)")
+_HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
+
+
+def transformer_lens_name(hook: str) -> str | None:
+    """
+    TransformerLens's name of a hook; None for a module of transformers that is no block.
+
+    `model.layers.11` is `blocks.11.hook_resid_post`; what is TransformerLens's already stays.
+    """
+    if found := _MODULE.fullmatch(hook):
+        return f"blocks.{found[2]}.hook_resid_post"
+    return hook if hook.startswith(("blocks.", "hook_", "ln_final.")) else None
+
+
+def name_in(hook: str, known: Collection[str]) -> str | None:
+    """
+    What a model calls the activation `hook`.
+
+    Args:
+        hook: its name, of either kind.
+        known: all names that the model has.
+
+    Returns:
+        One of `known`, or None where the model has it under neither name.
+    """
+    names = [hook, transformer_lens_name(hook)]
+    if found := _HOOK.fullmatch(hook):
+        block = int(found[1]) - (found[2] == "pre")
+        names += [f"{blocks}.{block}" for blocks in _BLOCKS]
+    return next((name for name in names if name in known), None)
