@@ -90,12 +90,13 @@ def trained(run: Run, setting: str, tokens: int) -> Path:
         of_one = Run(variant, run.folder, "cpu", groups=[[name]])
         batch = variant.training.train_batch_size_tokens
         kept = run.folder / "activations" / "train"
-        store = CachedActivations(kept, variant.hook, batch, 0)
+        order = 0  # for all seeds, as it was in the runs that are recorded
+        store = CachedActivations(kept, variant.hook, batch, order)
         # the first of the text, so that a sweep needs not wait for all of it
         store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
         cfg = of_one.runner_config([name], tokens)
-        held_out = of_one.metadata()
-        train_together(cfg, store, path.parent / "checkpoints", path.parent, held_out)
+        metadata = of_one.metadata(order)
+        train_together(cfg, store, path.parent / "checkpoints", path.parent, metadata)
     return path
 
 

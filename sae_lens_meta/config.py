@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sae_lens import BatchTopKTrainingSAEConfig
-from sae_lens.saes.sae import SAEConfig
 from typing_extensions import override
 
 SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
-# their factor is found in training, kept out of the weights, and folded into them at the end
+# whose factor or matrices SAELens folds into the weights when a training ends
 FOLDED_NORMALIZATIONS = ("expected_average_only_in", "covariance_whitening")
 META_WIDTH_RATIO = 0.09
 WHOLE_NUMBERS = (
@@ -25,16 +24,6 @@ AT_LEAST_0 = (
     "decomposability_warm_up_steps",
     "aux_loss_coefficient",
 )
-
-
-def awaits_folding(cfg: SAEConfig) -> bool:
-    """
-    Whether an SAE of this config takes activations scaled by a factor that it does not hold.
-
-    So does one taken from the middle of a training: SAELens keeps the factor beside the
-    checkpoint until the training ends, and no SAE loaded from a folder applies it.
-    """
-    return cfg.normalize_activations in FOLDED_NORMALIZATIONS
 
 
 @dataclass

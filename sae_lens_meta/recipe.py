@@ -107,7 +107,8 @@ class Recipe(_Strict):
         dataset: as `load_text` takes it.
         text_seed: of the order of the documents of a file.
         held_out: documents kept from training.
-        seeds: of the initial weights; a joint and a solo SAE for each.
+        seeds: of the initial weights and of the order of activations; a joint and a solo SAE for
+            each.
         sae: fields of `MetaTrainingSAEConfig`, of the joint SAEs.
         runner: fields of SAELens's `MultiSAETrainingRunnerConfig`, those in RUNNER_FIELDS.
         cache_activations: write them to disk before training, to be read by every training.

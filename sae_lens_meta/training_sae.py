@@ -12,7 +12,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepO
 from torch import nn
 from typing_extensions import override
 
-from sae_lens_meta.config import MetaTrainingSAEConfig, awaits_folding
+from sae_lens_meta.config import FOLDED_NORMALIZATIONS, MetaTrainingSAEConfig
 from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
 from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.penalty import decomposability, unit_rows
@@ -205,7 +205,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         Raises:
             ValueError: if the training has not ended and its normalisation is not folded yet.
         """
-        if awaits_folding(self.cfg):
+        if self.cfg.normalize_activations in FOLDED_NORMALIZATIONS:
             raise ValueError(
                 "This SAE takes activations scaled by a factor, as normalize_activations="
                 f"{self.cfg.normalize_activations!r} says, and an exported SAE would not: the "

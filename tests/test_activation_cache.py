@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+from safetensors.torch import save_file
 
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.reproduce import cache
@@ -115,6 +117,24 @@ def test_the_order_depends_on_the_seed_and_goes_on_where_it_was(
         later.load_from_checkpoint(tmp_path)
         rest = all_rows(later, 72 - n_before)
         assert torch.equal(rest, whole[n_before * BATCH :])
+
+
+def test_a_place_in_another_order_is_refused(
+    source: ActivationSource, tmp_path: Path
+) -> None:
+    fill_cache(tmp_path, source.store(SHARD), SHARD, {})
+    checkpoint = tmp_path / "training" / "64"
+    checkpoint.mkdir(parents=True)
+    CachedActivations(tmp_path, HOOK, BATCH, seed=1).save_to_checkpoint(checkpoint)
+    other = CachedActivations(tmp_path, HOOK, BATCH, seed=2)
+    with pytest.raises(ValueError, match="training reads .* seed 1, this run in .* 2"):
+        other.load_from_checkpoint(checkpoint)
+    # as earlier versions wrote it, whose order was that of seed 0
+    place = {"n_served": torch.tensor(64)}
+    save_file(place, checkpoint / ACTIVATIONS_STORE_STATE_FILENAME)
+    with pytest.raises(ValueError, match="training reads .* seed 0, this run in .* 2"):
+        other.load_from_checkpoint(checkpoint)
+    assert other.n_served == 0
 
 
 def test_a_folder_of_other_activations_is_refused(

@@ -13,7 +13,6 @@ from sae_lens import SAE, JumpReLUSAE, TrainingSAE
 from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.config import awaits_folding
 from sae_lens_meta.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
 
@@ -109,10 +108,8 @@ def test_a_checkpoint_whose_factor_is_not_folded_is_not_exported(
         n_checkpoints=1,
         checkpoint_path=str(tmp_path / "c"),
     ).fit()
-    assert not awaits_folding(sae.cfg)
     (checkpoint,) = (tmp_path / "c").iterdir()
     middle = TrainingSAE.load_from_disk(checkpoint)
-    assert awaits_folding(middle.cfg)
     with pytest.raises(ValueError, match="call fold_activation_norm_scaling_factor"):
         middle.save_inference_model(tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -120,7 +117,6 @@ def test_a_checkpoint_whose_factor_is_not_folded_is_not_exported(
     middle.fold_activation_norm_scaling_factor(scaler["scaling_factor"])
     middle.save_inference_model(tmp_path / "out")
     exported = SAE.load_from_disk(tmp_path / "out")
-    assert not awaits_folding(exported.cfg)
     l0 = (exported.encode(5 * held_out(100)) > 0).float().sum(1).mean().item()
     assert l0 == pytest.approx(4, rel=0.1)
 

@@ -126,13 +126,28 @@ class CachedActivations:
         return sum(map(_n_tokens, group)) // self.batch_size * self.batch_size
 
     def save_to_checkpoint(self, checkpoint_path: Path) -> None:
-        """Records the place in the order where SAELens's store records its own."""
-        place = {"n_served": torch.tensor(self.n_served)}
+        """Records the order and the place in it where SAELens's store records its own."""
+        place = {
+            "n_served": torch.tensor(self.n_served),
+            "seed": torch.tensor(self.seed),
+        }
         save_file(place, checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME)
 
     def load_from_checkpoint(self, checkpoint_path: Path) -> None:
-        """Goes to the place that `save_to_checkpoint` recorded."""
+        """
+        Goes to the place that `save_to_checkpoint` recorded.
+
+        Raises:
+            ValueError: if it is a place in another order.
+        """
         place = load_file(checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME)
+        seed = int(place.get("seed", 0))  # earlier versions had one order for all
+        if seed != self.seed:
+            raise ValueError(
+                f"The training in {checkpoint_path.parent} reads activations in the order of seed "
+                f"{seed}, this run in that of seed {self.seed}. Delete the folder of its "
+                "checkpoints to begin again."
+            )
         self.n_served = int(place["n_served"])
 
 

@@ -100,7 +100,7 @@ def in_groups(
     recipe: Recipe, machine: Machine, at_most: int | None = None
 ) -> list[list[str]]:
     """
-    Names of the SAEs, as many in a group as memory holds while they are trained.
+    Names of the SAEs, those of one seed in a group, if memory holds them while they are trained.
 
     Args:
         recipe: whose SAEs.
@@ -117,7 +117,8 @@ def in_groups(
             f"Training one SAE of {recipe.release!r} takes {fixed + one:.1f} GB of memory; "
             f"{machine.free_gb:.1f} GB are free. Take a machine with more."
         )
-    n = min(n, at_most or n)
+    # a joint and a solo SAE: another seed reads activations in another order
+    n = min(n, at_most or n, 2)
     names = list(recipe.saes())
     return [names[i : i + n] for i in range(0, len(names), n)]
 

@@ -25,6 +25,7 @@ from sae_lens_meta.reproduce.cache import (
     fill_cache,
 )
 from sae_lens_meta.reproduce.rehearsal import random_model
+from sae_lens_meta.reproduce.training import Store
 from sae_lens_meta.text import check_left_to_train, load_text, text_identity
 
 
@@ -150,7 +151,16 @@ class Run:
             seconds.append(time.perf_counter() - start)
         return seconds[-1] / tokens.numel()
 
-    def cached(self, name: str, n_tokens: int, first: int | None) -> CachedActivations:
+    def training_store(self, seed: int) -> Store:
+        """The training text's activations, in the order of `seed`."""
+        if self.recipe.cache_activations:
+            return self.cached("train", self.recipe.n_tokens, None, seed)
+        torch.manual_seed(seed)  # mixes SAELens's buffer
+        return self.store(self.training_text())
+
+    def cached(
+        self, name: str, n_tokens: int, first: int | None, seed: int = 0
+    ) -> CachedActivations:
         """
         The activations of `n_tokens` tokens or more, from disk; written there unless they are.
 
@@ -158,6 +168,7 @@ class Run:
             name: of the folder.
             n_tokens: to have, in whole batches.
             first: of the held-out documents for selection, or None for the training text.
+            seed: of their order.
 
         Raises:
             ValueError: if the text is too short.
@@ -181,7 +192,7 @@ class Run:
             n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
             fill_cache(folder, self.store(text), n_tokens + n_spare, made_of)
             finished.touch()
-        cached = CachedActivations(folder, self.recipe.hook, batch, seed=0)
+        cached = CachedActivations(folder, self.recipe.hook, batch, seed)
         if cached.n_in_batches < n_tokens:
             raise ValueError(
                 f"The text for {name!r} ended after {cached.n_tokens:,} tokens; {n_tokens:,} are "
@@ -227,12 +238,18 @@ class Run:
             "text_seed": self.recipe.text_seed,
         }
 
-    def metadata(self) -> dict[str, Any]:
-        """What an SAE records beside what SAELens has it record: its text and its model."""
+    def metadata(self, data_seed: int) -> dict[str, Any]:
+        """
+        What an SAE records beside what SAELens has it record: its text and its model.
+
+        Args:
+            data_seed: of the order that its training reads activations in.
+        """
         held_out = self.recipe.held_out
         documents = held_out.compare + held_out.select
         return {
             "held_out": {"documents": documents, "text_seed": self.recipe.text_seed},
             "text_sha256": text_identity(self.recipe.dataset).sha256,
+            "data_seed": data_seed,
             **({} if self.is_rehearsal else model_metadata(self.recipe.model)),
         }

@@ -37,7 +37,12 @@ Figures = dict[str, Any]
 
 def cache(run: Run) -> Figures:
     """Writes the activations that every training reads to disk."""
-    return {"n_tokens": run.cached("train", run.recipe.n_tokens, None).n_tokens}
+    # what fills no batch of the last shards depends on the order
+    cached = [
+        run.cached("train", run.recipe.n_tokens, None, seed)
+        for seed in run.recipe.seeds
+    ]
+    return {"n_tokens": cached[0].n_tokens}
 
 
 def train(run: Run) -> Figures:
@@ -65,18 +70,22 @@ def _train_until(run: Run, n_tokens: int) -> Figures:
 
 def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
     group = run.groups[place]
-    if run.recipe.cache_activations:
-        store: Any = run.cached("train", run.recipe.n_tokens, None)
-    else:
-        torch.manual_seed(run.recipe.seeds[0])  # orders the activations
-        store = run.store(run.training_text())
+    cfg = run.runner_config(group, n_tokens)
+    seeds = {run.recipe.saes()[name].init_seed for name in group}
+    if len(seeds) > 1:
+        raise ValueError(
+            f"{' and '.join(group)} were to be trained in one pass by an earlier version of this "
+            f"package; each seed now has an order of its own. Delete {run.checkpoints} and "
+            f"{run.folder / 'run.json'} to begin again."
+        )
+    (seed,) = seeds
     try:
         return train_together(
-            run.runner_config(group, n_tokens),
-            store,
+            cfg,
+            run.training_store(1),
             run.checkpoints / str(place),
             run.saes,
-            run.metadata(),
+            run.metadata(seed),
         )
     except torch.OutOfMemoryError as error:
         fewer = f"Give --together {len(group) - 1}, and delete {run.checkpoints}."
