@@ -124,7 +124,7 @@ def dense_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
         # latents; inputs, targets, reconstructions, residuals and indices of the dead latents
         6 * meta_codes + 10 * rows,
         # their backward: gradients of codes beside these
-        6 * meta_codes + 6 * rows,
+        8 * meta_codes + 6 * rows,
         # penalty: six of the primary as above, kept for its backward, beside the meta SAE's
         # pre-activations and, while BatchTopK selects, two times its codes
         6 * codes + 3 * meta_codes + 2 * rows + 6 * inputs,
