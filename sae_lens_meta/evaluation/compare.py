@@ -71,8 +71,7 @@ class CompareConfig:
         n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
             latents of two SAEs, which takes 4 bytes for each.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
-        meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder; by default
-            SAEBench's.
+        meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder.
     """
 
     joint: list[Path] = _paths()

@@ -26,7 +26,7 @@ from sae_lens_meta.evaluation.reconstruction import (
 )
 from sae_lens_meta.evaluation.source import ActivationSource
 
-# SAEBench's meta-structure measure, at a width besides its own
+# ratios to d_sae of the widths; a measure of our own: docs/evaluation.md says how SAEBench's differs
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
