@@ -88,13 +88,19 @@ def calibrate_saved(path: Path, source: SourceConfig, rule: str, batch: int) -> 
 
 
 def evaluate_saved(
-    name: str, source: SourceConfig, ce_tokens: int, output: Path | None
+    name: str,
+    source: SourceConfig,
+    ce_tokens: int,
+    output: Path | None,
+    shift_null: bool,
 ) -> None:
     """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
     path = sae_folder(name)
     sae = SAE.load_from_disk(path, source.device)
     loaded = load_source(source, sae)
-    result = evaluate(Path(name).name, sae, loaded, source.tokens, ce_tokens)
+    result = evaluate(
+        Path(name).name, sae, loaded, source.tokens, ce_tokens, shift_null
+    )
     console = Console()
     console.print(evaluation_table([result]))
     is_release = not Path(name).is_dir()
@@ -112,6 +118,8 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
         console.print(f"[yellow]Warning:[/yellow] {warning}")
     for sentence in comparison.verdict:
         console.print(sentence)
+    if comparison.split_counts:
+        console.print(comparison.split_counts.sentence())
     files = ("comparison.json", "report.html")
     console.print("Written: " + ", ".join(str(cfg.output / name) for name in files))
 
@@ -177,6 +185,12 @@ def _dispatch(args: list[str]) -> None:
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
+    evaluation.add_argument(
+        "--shift_null",
+        action="store_true",
+        help="also count which latents fire together in two different contexts: what bursts "
+        "and positions alone give mean |phi|; takes 4 bytes a pair more",
+    )
     interpreting = commands.add_parser("autointerp", help=interpret_saved.__doc__)
     interpreting.add_argument(
         "--sae", action="append", required=True, help="NAME=PATH; give it once or twice"
@@ -234,5 +248,11 @@ def _dispatch(args: list[str]) -> None:
     elif parsed.command == "compare":
         compare_saved(parsed.config, parsed.source)
     else:
-        evaluate_saved(parsed.name, parsed.source, parsed.ce_tokens, parsed.output)
+        evaluate_saved(
+            parsed.name,
+            parsed.source,
+            parsed.ce_tokens,
+            parsed.output,
+            parsed.shift_null,
+        )
     return None

@@ -18,7 +18,7 @@ from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
     summarize,
 )
-from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
+from sae_lens_meta.evaluation.comparison import FORMAT, Comparison, SplitCounts
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.entries import (
     Entry,
@@ -37,6 +37,7 @@ from sae_lens_meta.evaluation.source import (
     SourceConfig,
     load_source,
 )
+from sae_lens_meta.evaluation.splitting import SPLIT_SCORE
 from sae_lens_meta.evaluation.verdict import verdict
 from sae_lens_meta.hashing import file_sha256
 
@@ -63,8 +64,9 @@ class CompareConfig:
             is half done is kept there too.
         ce_tokens (int): Tokens to run the whole language model on, for each SAE.
         min_fired (int): Tokens that a latent must fire on in every SAE to be compared.
-        n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
-            latents of two SAEs, which takes 4 bytes for each.
+        n_candidates (int): Splitting candidates to list; none need no counts of the pairs of
+            latents of two SAEs, which take 4 bytes for each, twice where there is a second
+            solo SAE.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
         meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder; by default
             SAEBench's.
@@ -117,8 +119,12 @@ def compare(
     solo, joint = (
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
+    # what a second solo SAE seems to split, another seed alone does
+    second = next((e.id for e in entries if e.role == "solo" and e.id != solo), None)
     split = Job(solo, joint)
-    jobs = [split] * (cfg.n_candidates > 0) + list(map(Job, saes))
+    split_null = Job(solo, second) if second else None
+    between = [split, split_null] if cfg.n_candidates > 0 else []
+    jobs = [job for job in between if job] + list(map(Job, saes))
     passes = plan_passes(jobs, saes, cfg.max_memory_gb)
     progress = cfg.output / "progress"
     claim(progress, _fingerprint(cfg, source_cfg, entries))
@@ -138,9 +144,14 @@ def compare(
     comparison.saes = [result for result, _ in found.values()]
     comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
     if cfg.n_candidates > 0:
-        candidates = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
+        splits = family.splits(split, cfg.n_candidates)
+        candidates = family.with_contexts(split, splits.candidates, source_cfg.tokens)
         comparison.splitting = candidates
         comparison.vocabulary = family.vocabulary(candidates)
+        null = family.splits(split_null, 0).n_split if split_null else None
+        comparison.split_counts = SplitCounts(
+            SPLIT_SCORE, splits.n_latents, splits.n_split, null
+        )
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
     comparison.warnings = _warnings(comparison, source_cfg, saes.values())
