@@ -139,6 +139,7 @@ def evaluate_saved(
     ce_tokens: int,
     output: Path | None,
     overwrite: bool,
+    shift_null: bool,
 ) -> None:
     """Measures a saved SAE and writes evaluation.json beside it, or for a release, here."""
     saved = SavedSAE.read(sae_folder(name))
@@ -147,7 +148,9 @@ def evaluate_saved(
     check_new(target, overwrite)
     sae = saved.load(source.device)
     activations, measured_on = load_source(source, [saved])
-    result = evaluate(Path(name).name, sae, activations, source.tokens, ce_tokens)
+    result = evaluate(
+        Path(name).name, sae, activations, source.tokens, ce_tokens, shift_null
+    )
     console = Console()
     _say(measured_on.notes, measured_on.warnings, console)
     console.print(evaluation_table([result], measured_on))
@@ -169,6 +172,8 @@ def compare_saved(cfg: CompareConfig, source: SourceConfig) -> None:
     _say(comparison.source.notes, comparison.warnings, console)
     for sentence in comparison.verdict:
         console.print(sentence)
+    if comparison.split_counts:
+        console.print(comparison.split_counts.sentence())
     files = ("comparison.json", "report.html")
     console.print("See " + " and ".join(str(cfg.output / name) for name in files))
 
@@ -249,6 +254,12 @@ def _dispatch(args: list[str]) -> None:
     evaluation.add_argument(
         "--ce_tokens", type=int, default=4096, help="tokens to run the whole model on"
     )
+    evaluation.add_argument(
+        "--shift_null",
+        action="store_true",
+        help="also count which latents fire together in two different contexts: what bursts "
+        "and positions alone give mean |phi|; takes 4 bytes a pair more",
+    )
     interpreting = commands.add_parser("autointerp", help=interpret_saved.__doc__)
     interpreting.add_argument(
         "--sae",
@@ -315,5 +326,6 @@ def _dispatch(args: list[str]) -> None:
             parsed.ce_tokens,
             parsed.output,
             parsed.overwrite,
+            parsed.shift_null,
         )
     return None

@@ -13,6 +13,7 @@ from sae_lens_meta.evaluation.comparison import (
     Comparison,
     Contexts,
     Role,
+    SplitCounts,
 )
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.evaluate import DecoderSummary, Evaluation, ModelCost
@@ -95,14 +96,12 @@ def peak(word: int, strength: float) -> Peak:
 
 def candidate(latent: int) -> CandidateWithContexts:
     parts = [
-        Part(
-            latent=latent + j, phi=0.9 / j - latent * 1e-4, fired=50 * j, covers=0.6 / j
-        )
-        for j in (1, 2, 3)
+        Part(latent=latent + j, phi=0.9 / j, fired=50 * j, covers=0.6 / j)
+        for j in (1, 2)
     ]
     contexts = [Contexts(p.latent, [peak(latent % 90 + 3, 2.0)] * 5) for p in parts]
     return CandidateWithContexts(
-        SplitCandidate(latent, 100 + latent, parts, 0.1 * (latent % 3)),
+        SplitCandidate(latent, 100 + latent, parts, 0.1, 0.3 - 0.1 * (latent % 3)),
         Contexts(latent, [peak(latent % 90, 4.0)] * 5),
         contexts,
     )
@@ -122,6 +121,7 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
         saes=saes,
         differences=[],
         splitting=[candidate(i) for i in range(n_candidates)],
+        split_counts=SplitCounts(0.2, 18_000, 40, 30),
         vocabulary=vocabulary,
     )
     # half samples in which every SAE's L2 moves by itself

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def test_splitting_contexts_show_where_the_latents_fire(
     found: Comparison, fires: dict[str, np.ndarray]
 ) -> None:
     assert len(found.splitting) == 5
+    scores = [entry.candidate.score for entry in found.splitting]
+    assert scores == sorted(split_scores(fires["solo_0"], fires["joint"]))[:-6:-1]
     for entry in found.splitting:
         latent = entry.candidate.latent
         assert fires["solo_0"][:, latent].sum() == entry.candidate.fired
@@ -182,6 +185,62 @@ def test_splitting_contexts_show_where_the_latents_fire(
             for peak in contexts.peaks:
                 assert peak.activations[peak.place] == peak.activation > 0
                 assert all(token in found.vocabulary for token in peak.tokens)
+
+
+def split_scores(solo: np.ndarray, other: np.ndarray) -> list[float]:
+    """Of each latent seen often enough, by brute force over tokens."""
+    with np.errstate(invalid="ignore"):
+        phi = np.nan_to_num(
+            np.corrcoef(solo.T, other.T)[: solo.shape[1], solo.shape[1] :]
+        )
+    scores = []
+    for latent, row in zip(solo.T, phi, strict=True):
+        partners = [other[:, j] for j in np.argsort(-row, kind="stable")[:6]]
+        if latent.sum() < MIN_FIRED:
+            continue
+        alone = max((latent & p).sum() / (latent | p).sum() for p in partners)
+        best = -1.0
+        for p, q in itertools.combinations(partners, 2):
+            shared = min((latent & p).sum(), (latent & q).sum(), (p & q).sum())
+            covered = (latent & p).sum() + (latent & q).sum() - shared
+            best = max(best, covered / (latent.sum() + (p | q).sum() - covered))
+        scores.append(best - alone)
+    return scores
+
+
+def test_splits_are_counted_beside_those_of_a_second_solo(
+    found: Comparison,
+    fires: dict[str, np.ndarray],
+    saes: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    by_joint, by_solo = (
+        split_scores(fires["solo_0"], fires[name]) for name in ("joint", "solo_1")
+    )
+    counts = found.split_counts
+    assert counts is not None and counts.n_latents == len(by_joint) > 5
+    assert counts.joint == sum(score > 0.2 for score in by_joint)
+    assert counts.second_solo == sum(score > 0.2 for score in by_solo)
+    one_solo = ["--joint", str(saes["joint"]), "--solo", str(saes["solo_0"])]
+    main(["compare", *one_solo, "--output", str(tmp_path), *SOURCE, *FAST])
+    alone = Comparison.load(tmp_path / "comparison.json").split_counts
+    assert alone is not None and alone == replace(counts, second_solo=None)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert alone.sentence() in printed and "takes a second solo" in printed
+    main(
+        [
+            "compare",
+            *one_solo,
+            "--output",
+            str(tmp_path),
+            *SOURCE,
+            *FAST,
+            "--n_candidates",
+            "0",
+        ]
+    )
+    assert Comparison.load(tmp_path / "comparison.json").split_counts is None
 
 
 def test_the_json_has_a_schema_and_the_report_is_beside_it(output: Path) -> None:

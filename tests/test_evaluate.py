@@ -90,7 +90,7 @@ def test_evaluate_writes_the_figures_that_a_hand_finds(
 ) -> None:
     output = tmp_path / "figures.json"
     args = ["--tokens", str(TOKENS), "--ce_tokens", "1024", "--output", str(output)]
-    main(["evaluate", str(saved_sae), *args])
+    main(["evaluate", str(saved_sae), *args, "--shift_null"])
     figures = json.loads(output.read_text())
     printed = capsys.readouterr().out
     assert f"{figures['reconstruction']['normalized_l2']:.4f}" in printed
@@ -115,6 +115,14 @@ def test_evaluate_writes_the_figures_that_a_hand_finds(
     assert cost["ce_overhead_percent"] == pytest.approx(overhead, rel=0.01)
     assert cost["ce_loss_recovered"] == pytest.approx(recovered, abs=1e-3)
     assert cost["n_tokens"] == 1024
+    chosen = fires[:, alive].astype(np.float64)
+    # of 32 contexts each is held against the one half of them away
+    other = np.roll(chosen, TOKENS // 2, axis=0)
+    between = np.abs(np.corrcoef(chosen.T, other.T)[: alive.sum(), alive.sum() :])
+    n_pairs = alive.sum() * (alive.sum() - 1)
+    by_shift = (between.sum() - np.trace(between)) / n_pairs
+    assert figures["phi"]["expected_by_shift"] == pytest.approx(by_shift, rel=1e-5)
+    assert f"{by_shift:.3e}" in printed
     explained = figures["decoder"]["meta_explained_variance"]
     assert set(explained) == {"0.09", "0.25"}
     assert np.mean(explained["0.25"]) > np.mean(explained["0.09"])
@@ -145,6 +153,15 @@ def test_all_figures_are_of_the_tokens_that_the_sae_was_trained_on(
     cost = figures["model_cost"]
     assert cost["ce_overhead_percent"] == pytest.approx(overhead, rel=0.01)
     assert cost["ce_loss_recovered"] == pytest.approx(recovered, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_shift_of_fewer_than_two_contexts_is_refused_before_reading(
+    saved_sae: Path,
+) -> None:
+    args = ["evaluate", str(saved_sae), "--shift_null", "--tokens", "255"]
+    with pytest.raises(SystemExit, match="255 tokens are fewer than twice 128"):
+        main(args)
 
 
 @pytest.mark.slow

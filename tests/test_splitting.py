@@ -1,81 +1,167 @@
-"""Splitting candidates on firings that are split by construction."""
+"""Splits that are made, and what resembles them, against brute force over tokens."""
 
+from itertools import combinations
+
+import numpy as np
 import pytest
 import torch
 
 from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.splitting import splitting_candidates, with_parts_phi
+from sae_lens_meta.evaluation.splitting import (
+    SplitCandidate,
+    Splits,
+    find_splits,
+    partnered,
+)
 
-N = 2000
+N, D_SOLO, D_JOINT = 4000, 12, 16
+SPLIT, DUPLICATED, ABSORBED, CONTAINED, BROAD, RARE = range(6)  # the rest: unrelated
+
+
+def tokens_of(n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randperm(N, generator=generator)[:n]
 
 
 @pytest.fixture
 def firings() -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Solo latent 3 is split into joint latents 1 and 5, exclusive and covering 60 and 40 %;
-    latent 0 has one counterpart, 4; latent 2 is split too, but seen on 20 tokens.
-    """
+    """Indicators of the solo and the joint SAE; every case has two joint latents or three."""
     generator = torch.Generator().manual_seed(0)
-    solo = torch.rand(N, 6, generator=generator) < 0.05
-    joint = torch.rand(N, 8, generator=generator) < 0.05
-    tokens = torch.randperm(N, generator=generator)
-    solo[:, 3] = joint[:, 1] = joint[:, 5] = False
-    solo[tokens[:100], 3] = True
-    joint[tokens[:60], 1] = True
-    joint[tokens[60:100], 5] = True
-    joint[:, 4] = solo[:, 0]
-    solo[:, 2] = joint[:, 6] = joint[:, 7] = False
-    solo[:20, 2] = True
-    joint[:10, 6] = True
-    joint[10:20, 7] = True
+    solo = torch.rand(N, D_SOLO, generator=generator) < 0.05
+    joint = torch.rand(N, D_JOINT, generator=generator) < 0.05
+    solo[:, :6] = joint[:, :13] = False
+
+    tokens = tokens_of(200, generator)  # 60 and 40 %, and a copy of the larger part
+    solo[tokens, SPLIT] = True
+    joint[tokens[:120], 0] = joint[tokens[:120], 2] = True
+    joint[tokens[120:], 1] = True
+
+    tokens = tokens_of(200, generator)  # two that miss other 10 % of it: phi 0.89
+    solo[tokens, DUPLICATED] = True
+    joint[tokens[:180], 3] = joint[tokens[20:], 4] = True
+
+    tokens = tokens_of(200, generator)  # 5 % are taken over by a latent of their own
+    solo[tokens, ABSORBED] = True
+    joint[tokens[:190], 5] = joint[tokens[190:], 6] = True
+
+    tokens = tokens_of(200, generator)  # the whole, and a half of it as well
+    solo[tokens, CONTAINED] = True
+    joint[tokens, 7] = joint[tokens[:100], 8] = True
+
+    solo[tokens_of(200, generator), BROAD] = True  # covered by chance, by frequent ones
+    joint[:, 9:11] = torch.rand(N, 2, generator=generator) < 0.4
+
+    solo[:20, RARE] = True
+    joint[:10, 11] = joint[10:20, 12] = True
     return solo, joint
 
 
-@pytest.fixture
-def counter(firings: tuple[torch.Tensor, torch.Tensor]) -> CooccurrenceCounter:
-    counter = CooccurrenceCounter(6, 8)
-    counter.update(*firings)
-    return counter
-
-
-def test_the_latent_that_was_split_comes_first_with_its_parts(
-    counter: CooccurrenceCounter,
-) -> None:
-    first, second = splitting_candidates(counter, 2)
-    assert (first.latent, first.fired) == (3, 100)
-    assert [part.latent for part in first.parts[:2]] == [1, 5]
-    assert [part.covers for part in first.parts[:2]] == [0.6, 0.4]
-    assert [part.fired for part in first.parts[:2]] == [60, 40]
-    by_hand = (N * 60 - 100 * 60) / (100 * (N - 100) * 60 * (N - 60)) ** 0.5
-    assert first.parts[0].phi == pytest.approx(by_hand, rel=1e-5)
-    assert second.parts[1].phi < 0.2, "one counterpart is no split"
-
-
-def test_parts_that_fire_on_the_same_tokens_are_told_from_a_split(
-    firings: tuple[torch.Tensor, torch.Tensor],
-) -> None:
-    """Joint latent 2 becomes a copy of 4, so that solo latent 0 has two counterparts."""
+def found(
+    firings: tuple[torch.Tensor, torch.Tensor], n_candidates: int = 100
+) -> Splits:
     solo, joint = firings
-    joint[:, 2] = joint[:, 4]
-    between, within = CooccurrenceCounter(6, 8), CooccurrenceCounter(8)
+    between, within = (
+        CooccurrenceCounter(solo.shape[1], joint.shape[1]),
+        CooccurrenceCounter(joint.shape[1]),
+    )
     between.update(solo, joint)
     within.update(joint)
-    copied, split = with_parts_phi(splitting_candidates(between, 2), within)
-    assert (copied.latent, split.latent) == (0, 3)
-    assert copied.parts_phi == pytest.approx(1)
-    by_hand = -60 * 40 / (60 * (N - 60) * 40 * (N - 40)) ** 0.5
-    assert split.parts_phi == pytest.approx(by_hand, rel=1e-5)
+    return find_splits(partnered(between), within, n_candidates)
 
 
-def test_latents_seen_too_rarely_are_left_out(counter: CooccurrenceCounter) -> None:
-    listed = splitting_candidates(counter, 100)
-    assert sorted(c.latent for c in listed) == [0, 1, 3, 4, 5]
+def test_a_split_ranks_first_and_nothing_that_resembles_one_is_taken_for_it(
+    firings: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    splits = found(firings)
+    scores = {one.latent: one.score or 0.0 for one in splits.candidates}
+    first = splits.candidates[0]
+    assert first.latent == SPLIT and first.fired == 200
+    assert first.score == pytest.approx(1 - 0.6)
+    assert sorted(scores.values(), reverse=True) == list(scores.values())
+    # each part has 180 of 200, and neither of them the other's 20
+    assert scores[DUPLICATED] == pytest.approx(1 - 0.9)
+    assert scores[ABSORBED] == pytest.approx(0.05)
+    assert scores[CONTAINED] == pytest.approx(0)
+    assert scores[BROAD] < 0.02
+    assert all(score < 0.05 for latent, score in scores.items() if latent > RARE)
+    assert splits.n_split == 1
 
 
-def test_bad_input_is_named(counter: CooccurrenceCounter) -> None:
-    with pytest.raises(
-        ValueError, match="two SAEs and at least 2 parts, got two and 1"
-    ):
-        splitting_candidates(counter, 3, n_parts=1)
-    with pytest.raises(ValueError, match="got one and 3"):
-        splitting_candidates(CooccurrenceCounter(6), 3)
+def test_the_parts_are_those_that_divide_it_though_duplicates_are_nearer(
+    firings: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    (split,) = found(firings, 1).candidates
+    first, second = split.parts
+    assert first.latent in (0, 2) and second.latent == 1
+    assert (first.covers, second.covers) == (0.6, 0.4)
+    assert (first.fired, second.fired) == (120, 80)
+    solo, joint = (x.double().numpy() for x in firings)
+    for part in split.parts:
+        phi = np.corrcoef(solo[:, SPLIT], joint[:, part.latent])[0, 1]
+        assert part.phi == pytest.approx(phi)
+    assert split.parts_phi == pytest.approx(np.corrcoef(joint[:, :2].T)[0, 1])
+    assert split.parts_phi < 0
+
+
+def test_latents_seen_too_rarely_are_neither_listed_nor_counted(
+    firings: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    splits = found(firings)
+    assert RARE not in [one.latent for one in splits.candidates]
+    assert splits.n_latents == len(splits.candidates) == D_SOLO - 1
+    listed = found(firings, 2)
+    assert listed.candidates == splits.candidates[:2]
+    assert (listed.n_latents, listed.n_split) == (splits.n_latents, splits.n_split)
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def test_the_score_is_the_best_of_all_pairs_and_no_more_than_triples_give() -> None:
+    """On parts that overlap, in and outside of what they divide."""
+    generator = torch.Generator().manual_seed(1)
+    cause = torch.rand(N, 8, generator=generator) < 0.06
+    solo = cause[:, :4] | cause[:, 4:]
+    joint = torch.cat([cause, solo & (torch.rand(N, 4, generator=generator) < 0.7)], 1)
+    joint |= torch.rand(joint.shape, generator=generator) < 0.02
+    splits = found((solo, joint))
+    assert splits.n_latents == 4
+    a, b = solo.numpy(), joint.numpy()
+    phi = np.corrcoef(a.T.astype(float), b.T.astype(float))[:4, 4:]
+    gaps = []
+    for one in splits.candidates:
+        latent = a[:, one.latent]
+        partners = np.argsort(-phi[one.latent])[:6]
+        alone = max(agreement(latent, b[:, j]) for j in partners)
+        bounds = {}
+        for i, j in combinations(partners.tolist(), 2):
+            p, q = b[:, i], b[:, j]
+            shared = min((latent & p).sum(), (latent & q).sum(), (p & q).sum())
+            covered = (latent & p).sum() + (latent & q).sum() - shared
+            either = (p | q).sum()
+            bounds[frozenset((i, j))] = (
+                covered / (latent.sum() + either - covered) - alone
+            )
+        first, second = (part.latent for part in one.parts)
+        best = max(bounds.values())
+        assert bounds[frozenset((first, second))] == best
+        assert one.score == pytest.approx(best)
+        exact = agreement(latent, b[:, first] | b[:, second]) - alone
+        assert best > 0.15
+        gaps.append(exact - best)
+    assert min(gaps) > -1e-12 and max(gaps) > 1e-3
+
+
+def test_latents_that_never_or_always_fire_are_no_splits_and_bad_input_is_named() -> (
+    None
+):
+    silent = torch.zeros(100, 3, dtype=torch.bool)
+    splits = found((silent, silent))
+    assert splits == Splits([], 0, 0)
+    every = torch.ones(100, 3, dtype=torch.bool)
+    always: list[SplitCandidate] = found((every, every)).candidates
+    assert [one.score for one in always] == [0, 0, 0]
+    with pytest.raises(ValueError, match="2 partners of each latent, got two and 1"):
+        partnered(CooccurrenceCounter(6, 1))
+    with pytest.raises(ValueError, match="got one and 6"):
+        partnered(CooccurrenceCounter(6))

@@ -18,7 +18,7 @@ from sae_lens_meta.evaluation.autointerp.results import (
     AutoInterpretation,
     summarize,
 )
-from sae_lens_meta.evaluation.comparison import FORMAT, Comparison
+from sae_lens_meta.evaluation.comparison import FORMAT, Comparison, SplitCounts
 from sae_lens_meta.evaluation.differences import differences
 from sae_lens_meta.evaluation.earlier import made_before, scores_to_keep
 from sae_lens_meta.evaluation.entries import (
@@ -40,6 +40,7 @@ from sae_lens_meta.evaluation.passes import Job, plan_passes, run_passes
 from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
 from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.evaluation.source import load_source
+from sae_lens_meta.evaluation.splitting import SPLIT_SCORE
 from sae_lens_meta.evaluation.verdict import verdict
 from sae_lens_meta.saved import SavedSAE
 
@@ -68,8 +69,9 @@ class CompareConfig:
             they are of the same weights.
         ce_tokens (int): Tokens to run the whole language model on, for each SAE.
         min_fired (int): Tokens that a latent must fire on in every SAE to be compared.
-        n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
-            latents of two SAEs, which takes 4 bytes for each.
+        n_candidates (int): Splitting candidates to list; none need no counts of the pairs of
+            latents of two SAEs, which take 4 bytes for each, twice where there is a second
+            solo SAE.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
         meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder.
     """
@@ -111,13 +113,13 @@ def compare(
             another run.
         OSError: if a path does not exist, or nothing can be written to the folder.
     """
+    entries = _checked_entries(cfg, source_cfg)
     with held(cfg.output):
-        return _compare(cfg, source_cfg, model)
+        return _compare(cfg, source_cfg, entries, model)
 
 
-def _compare(
-    cfg: CompareConfig, source_cfg: SourceConfig, model: HookedRootModule | None
-) -> Comparison:
+def _checked_entries(cfg: CompareConfig, source_cfg: SourceConfig) -> list[Entry]:
+    """The SAEs to compare, by what they record."""
     entries = named_entries(
         {
             "solo": cfg.solo,
@@ -131,13 +133,27 @@ def _compare(
     check_members(entries, saved)
     given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
     check_comparable({entry.name: entry.saved for entry in entries}, given)
+    return entries
+
+
+def _compare(
+    cfg: CompareConfig,
+    source_cfg: SourceConfig,
+    entries: list[Entry],
+    model: HookedRootModule | None,
+) -> Comparison:
+    saved = {entry.id: entry.saved for entry in entries}
     variant = variants(entries, saved)
     saes = {id_: one.load(source_cfg.device) for id_, one in saved.items()}
     solo, joint = (
         next(e.id for e in entries if e.role == role) for role in ("solo", "joint")
     )
+    # what a second solo SAE seems to split, another seed alone does
+    second = next((e.id for e in entries if e.role == "solo" and e.id != solo), None)
     split = Job(solo, joint)
-    jobs = [split] * (cfg.n_candidates > 0) + list(map(Job, saes))
+    split_null = Job(solo, second) if second else None
+    between = [split, split_null] if cfg.n_candidates > 0 else []
+    jobs = [job for job in between if job] + list(map(Job, saes))
     passes = plan_passes(jobs, saes, cfg.max_memory_gb)
     progress, path = cfg.output / "progress", cfg.output / "comparison.json"
     mine = _fingerprint(cfg, source_cfg, entries)
@@ -162,9 +178,14 @@ def _compare(
     comparison.n_tokens = comparison.saes[0].evaluation.reconstruction.n_tokens
     comparison.repeated_trainings = repeated_trainings(entries, saved)
     if cfg.n_candidates > 0:
-        candidates = family.splitting(split, cfg.n_candidates, source_cfg.tokens)
+        splits = family.splits(split, cfg.n_candidates)
+        candidates = family.with_contexts(split, splits.candidates, source_cfg.tokens)
         comparison.splitting = candidates
         comparison.vocabulary = family.vocabulary(candidates)
+        null = family.splits(split_null, 0).n_split if split_null else None
+        comparison.split_counts = SplitCounts(
+            SPLIT_SCORE, splits.n_latents, splits.n_split, null
+        )
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
     comparison.warnings = _warnings(comparison)

@@ -140,6 +140,39 @@ class CandidateWithContexts:
 
 
 @dataclass
+class SplitCounts:
+    """
+    How many latents of the first solo SAE other SAEs seem to split.
+
+    Attributes:
+        min_score: above which a latent counts as split (`splitting`).
+        n_latents: latents looked at, those that fire on at least 30 tokens.
+        joint: how many of them the first joint SAE splits.
+        second_solo: how many the second solo SAE does, which is what another seed alone
+            gives; None where there is one solo SAE only.
+    """
+
+    min_score: float
+    n_latents: int
+    joint: int
+    second_solo: int | None
+
+    def sentence(self) -> str:
+        """What the counts say."""
+        found = (
+            f"Of {self.n_latents:,} latents of the first solo SAE, {self.joint:,} have a split "
+            f"score above {self.min_score:g} in the joint one"
+        )
+        if self.second_solo is None:
+            return (
+                f"{found}. How many another seed alone gives takes a second solo SAE."
+            )
+        return (
+            f"{found} and {self.second_solo:,} in a second solo one, by its seed alone."
+        )
+
+
+@dataclass
 class Comparison:
     """
     Everything that a comparison found and what it was made with.
@@ -154,6 +187,8 @@ class Comparison:
         saes: joint, solo and controls.
         differences: of every variant to the solo SAEs.
         splitting: latents of the first solo SAE that the first joint SAE seems to split.
+        split_counts: how many do, and how many a second solo SAE splits; None where they
+            were not looked for.
         verdict: what may be claimed about co-occurrence, a sentence for each joint variant.
         warnings: what the reader should know.
         repeated_trainings: SAEs that are not independent seeds, in words; they forbid a claim.
@@ -171,6 +206,7 @@ class Comparison:
     saes: list[ComparedSAE] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     splitting: list[CandidateWithContexts] = field(default_factory=list)
+    split_counts: SplitCounts | None = None
     verdict: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     repeated_trainings: list[str] = field(default_factory=list)

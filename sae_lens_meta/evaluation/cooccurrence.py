@@ -105,6 +105,17 @@ class CooccurrenceCounter:
         _unpack(together, self.fired_a, first, rows)
         return rows
 
+    def pairs(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """
+        Tokens on which latents `a` and `b`, arrays of one shape, fire together, int32.
+
+        Within one SAE, no latent may be paired with itself.
+        """
+        if not self.is_within:
+            return self.together[a, b]
+        d, low, high = self.d_a, np.minimum(a, b), np.maximum(a, b)
+        return self.together[low * d - low * (low + 1) // 2 + high - low - 1]
+
     def merge(self, other: "CooccurrenceCounter") -> None:
         """
         Adds the counts of another counter, of other tokens.

@@ -24,7 +24,9 @@ from sae_lens_meta.evaluation.reconstruction import (
     Reconstruction,
     ReconstructionMeter,
 )
+from sae_lens_meta.evaluation.shifted_pairs import ShiftedPairs
 from sae_lens_meta.evaluation.source import ActivationSource
+from sae_lens_meta.saved import Reading
 
 # ratios to d_sae of the widths; a measure of our own: docs/evaluation.md says how SAEBench's differs
 META_WIDTH_RATIOS = (0.09, 0.25)
@@ -107,21 +109,53 @@ def evaluate(
     source: ActivationSource,
     n_tokens: int,
     n_ce_tokens: int = 4096,
+    shift_null: bool = False,
 ) -> Evaluation:
     """
     Measures `sae` on `n_tokens` tokens of `source`, and its decoder.
 
+    Args:
+        name: what it is called in the result.
+        sae: any SAE.
+        source: of activations.
+        n_tokens: to read, as far as the text goes.
+        n_ce_tokens: of them, to run the whole language model on.
+        shift_null: whether to count pairs between contexts as well (`ShiftedPairs`), for
+            what mean |phi| is by bursts and positions alone; takes `4 d_sae^2` bytes more.
+
     Raises:
-        ValueError: if the text gives no tokens, or fewer than two latents fire on them.
+        ValueError: if the text gives no tokens, or for `shift_null` not two contexts, or
+            fewer than two latents fire on them.
     """
+    if shift_null:
+        _check_can_be_shifted(source.reading, n_tokens)
     meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
+    shifted = ShiftedPairs(sae.cfg.d_sae) if shift_null else None
     for batch in source.stream(n_tokens):
-        counter.update(meter.update(batch.rows))
+        acts = meter.update(batch.rows)
+        counter.update(acts)
+        if shifted:
+            shifted.update(acts.unflatten(0, batch.tokens.shape))
     # SAELens would begin the text again where it ends
     cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
     W_dec: Any = sae.W_dec
     decoder = summarize_decoder(W_dec, decoder_geometry(W_dec))
-    return evaluation_of(name, meter, counter, cost, decoder)
+    pairs = shifted.result() if shifted else None
+    return evaluation_of(name, meter, counter, cost, decoder, pairs)
+
+
+def _check_can_be_shifted(reading: Reading, n_tokens: int) -> None:
+    context_size = reading.context_size or 0
+    if n_tokens < 2 * context_size:
+        raise ValueError(
+            f"The shift null takes two contexts, and {n_tokens} tokens are fewer than twice "
+            f"{context_size}. Ask for more tokens."
+        )
+    if reading.exclude_special_tokens:
+        raise ValueError(
+            "The shift null holds contexts against each other position by position, which an "
+            "SAE that leaves special tokens out does not read. Leave out --shift_null."
+        )
 
 
 def evaluation_of(
@@ -130,15 +164,16 @@ def evaluation_of(
     counter: CooccurrenceCounter,
     cost: ModelCost,
     decoder: DecoderSummary,
+    shifted: CooccurrenceCounter | None = None,
 ) -> Evaluation:
-    """The figures of an SAE after a stream went through `meter` and `counter`."""
+    """The figures of an SAE after a stream went through `meter`, `counter` and `shifted`."""
     return Evaluation(
         name=name,
         d_sae=counter.d_a,
         sae_lens_version=__version__,
         reconstruction=meter.result(),
         model_cost=cost,
-        phi=summarize_phi(counter),
+        phi=summarize_phi(counter, shifted=shifted),
         decoder=decoder,
     )
 
@@ -258,13 +293,21 @@ def evaluation_table(evaluations: list[Evaluation], measured_on: MeasuredOn) -> 
     table = Table("", title=f"{n_tokens:,} {measured_on.said}")
     for evaluation in evaluations:
         table.add_column(evaluation.name, justify="right")
-    for label, figure in FIGURES.items():
+    figures = FIGURES
+    if all(e.phi.expected_by_shift is not None for e in evaluations):
+        figures = FIGURES | SHIFT_FIGURES
+    for label, figure in figures.items():
         table.add_row(label, *(figure.show(evaluation) for evaluation in evaluations))
     return table
 
 
 def _explained(ratio: float) -> Callable[[Evaluation], float]:
     return lambda e: float(np.mean(e.decoder.meta_explained_variance[f"{ratio:.2f}"]))
+
+
+def _counted(figure: float | None) -> float:
+    assert figure is not None, "the shift null was not counted"
+    return figure
 
 
 FIGURES: dict[str, Figure[Evaluation]] = {
@@ -284,3 +327,11 @@ FIGURES: dict[str, Figure[Evaluation]] = {
     "meta SAE of width 0.09 explains": Figure(_explained(0.09), ".4f"),
     "meta SAE of width 0.25 explains": Figure(_explained(0.25), ".4f"),
 }
+
+SHIFT_FIGURES: dict[str, Figure[Evaluation]] = {
+    "mean |phi|, contexts shifted": Figure(
+        lambda e: _counted(e.phi.expected_by_shift), ".3e"
+    ),
+    "  corrected by that": Figure(lambda e: _counted(e.phi.corrected_by_shift), ".3e"),
+}
+"""Those of the shift null, where it was counted."""

@@ -44,8 +44,9 @@ from sae_lens_meta.evaluation.phi_by_rate import phi_by_rate
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.evaluation.splitting import (
     SplitCandidate,
-    splitting_candidates,
-    with_parts_phi,
+    Splits,
+    find_splits,
+    partnered,
 )
 from sae_lens_meta.evaluation.top_contexts import Peak, TopContexts
 
@@ -194,20 +195,24 @@ class Family:
 
         return self._once(f"{name} decoder", Decoder, summarize)
 
-    def splitting(
-        self, job: Job, n_candidates: int, n_tokens: int
-    ) -> list[CandidateWithContexts]:
-        """Latents of the job's first SAE that its second seems to split, and where they fire."""
+    def splits(self, job: Job, n_candidates: int) -> Splits:
+        """Latents of the job's first SAE that its second seems to split."""
         other = job.other
         assert other is not None
 
-        def find() -> list[SplitCandidate]:
-            counter = load_counter(self.progress, job)
-            found = splitting_candidates(counter, n_candidates)
-            del counter  # it may take as much memory as there is
-            return with_parts_phi(found, self._tally(other).counter)
+        def find() -> Splits:
+            # one after the other: each may take as much memory as there is
+            found = partnered(load_counter(self.progress, job))
+            return find_splits(found, self._tally(other).counter, n_candidates)
 
-        candidates = self._once("splitting", list[SplitCandidate], find)
+        return self._once(f"{job.name} splits", Splits, find)
+
+    def with_contexts(
+        self, job: Job, candidates: list[SplitCandidate], n_tokens: int
+    ) -> list[CandidateWithContexts]:
+        """Candidates of the job's two SAEs, and where they and their parts fire."""
+        other = job.other
+        assert other is not None
         wanted = {
             job.sae: [candidate.latent for candidate in candidates],
             other: sorted({p.latent for c in candidates for p in c.parts}),

@@ -147,7 +147,8 @@ class PhiBlocks:
         """
         kept = compared[self.latents.numpy()].nonzero()[0]
         i, j = np.triu_indices(len(kept), 1)
-        together = np.stack([_pairs(c, kept[i], kept[j]) for c in self.counters])
+        together = np.stack([c.pairs(kept[i], kept[j]) for c in self.counters])
+        together = together.astype(np.float32)
         fired = np.stack([counter.fired_a[kept] for counter in self.counters])
         n_tokens = np.array([counter.n_tokens for counter in self.counters])
         means = np.empty(len(weights))
@@ -155,11 +156,6 @@ class PhiBlocks:
             pairs = w.astype(np.float32) @ together
             means[r] = _mean_abs_phi(pairs, i, j, w @ fired, float(w @ n_tokens))
         return means
-
-
-def _pairs(counter: CooccurrenceCounter, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    d = counter.d_a
-    return counter.together[i * d - i * (i + 1) // 2 + j - i - 1].astype(np.float32)
 
 
 @njit(cache=True)

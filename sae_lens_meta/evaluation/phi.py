@@ -23,15 +23,22 @@ class PhiSummary:
         n_tokens: tokens counted.
         n_latents: latents compared: asked for, and neither silent nor firing on every token.
         mean_abs: mean |phi| over their pairs.
-        expected_by_chance: the same, expected if latents with these firing counts fired
-            independently of each other; it falls with the number of tokens.
-        corrected: `mean_abs - expected_by_chance`: 0 for independent latents. For pairs that
-            do co-fire it is low by at most `expected_by_chance`.
+        expected_by_chance: the same, expected if each latent fired on as many tokens as it
+            does, drawn at random for each by itself; it falls with the number of tokens.
+        corrected: `mean_abs - expected_by_chance`: 0 for latents that fire independently of
+            each other and anew on every token. Latents that fire in bursts, or at certain
+            positions of a context, show more than that though they have nothing to do with
+            each other. For pairs that do co-fire it is low by at most `expected_by_chance`.
         mean_abs_with_silent: mean |phi| where every pair of a latent that was left out
             counts as 0.
         tokens_for_small_chance: tokens at which chance would give 1 % of `corrected`, once
             every pair is expected on several tokens: 2 / (pi (0.01 corrected)^2); None where
             `corrected` is not above 0.
+        expected_by_shift: mean |phi| between the latents in each context and the others in
+            another one (`ShiftedPairs`): what bursts and positions alone give, chance
+            included; None where it was not counted.
+        corrected_by_shift: `mean_abs - expected_by_shift`: 0 for latents that are independent
+            of each other, bursts or not.
     """
 
     n_tokens: int
@@ -41,6 +48,8 @@ class PhiSummary:
     corrected: float
     mean_abs_with_silent: float
     tokens_for_small_chance: int | None
+    expected_by_shift: float | None = None
+    corrected_by_shift: float | None = None
 
 
 @dataclass
@@ -63,7 +72,9 @@ def measurable(counter: CooccurrenceCounter) -> np.ndarray:
 
 
 def summarize_phi(
-    counter: CooccurrenceCounter, latents: np.ndarray | None = None
+    counter: CooccurrenceCounter,
+    latents: np.ndarray | None = None,
+    shifted: CooccurrenceCounter | None = None,
 ) -> PhiSummary:
     """
     Mean |phi| within one SAE, beside what chance alone would give.
@@ -72,6 +83,7 @@ def summarize_phi(
         counter: counts within one SAE.
         latents: mask `[d]` of the latents to compare, for instance those alive in every SAE
             of a comparison; all by default.
+        shifted: counts of the same codes against shifted ones, from `ShiftedPairs`.
 
     Raises:
         ValueError: if fewer than two latents have a phi, or the counter is of two SAEs.
@@ -84,6 +96,7 @@ def summarize_phi(
     chance = float(by_chance.sum()) / n_pairs
     mean_abs = total / n_pairs
     corrected = mean_abs - chance
+    by_shift = None if shifted is None else _mean_abs_between(shifted, chosen)
     n_asked = counter.d_a if latents is None else int(latents.sum())
     return PhiSummary(
         n_tokens=counter.n_tokens,
@@ -95,6 +108,8 @@ def summarize_phi(
         tokens_for_small_chance=math.ceil(2 / (math.pi * (0.01 * corrected) ** 2))
         if corrected > 0
         else None,
+        expected_by_shift=by_shift,
+        corrected_by_shift=None if by_shift is None else mean_abs - by_shift,
     )
 
 
@@ -102,7 +117,9 @@ def total_by_chance(
     fired: np.ndarray, n_tokens: int, groups: np.ndarray | None = None
 ) -> np.ndarray:
     """
-    Sum over pairs i < j of the expected |phi| of independent latents with these firing counts.
+    Sum over pairs i < j of the expected |phi| of latents with these firing counts.
+
+    Each is taken to fire on tokens drawn at random, independently of the others.
 
     Given both counts, N_ij is then hypergeometric with mean mu = N_i N_j / n, and its mean
     absolute deviation is `2 m (n - N_i - N_j + m) / n * P(N_ij = m)` with m = floor(mu) + 1
@@ -155,16 +172,33 @@ def phi_rows(counter: CooccurrenceCounter, first: int, last: int) -> np.ndarray:
     """
     Phi of latents `first` to `last` with all others, `[last - first, d_b]` float32.
 
-    `(n N_ij - N_i N_j) / sqrt(N_i (n - N_i) N_j (n - N_j))` for firing counts N and n tokens;
     0 where a latent is silent or fires on every token.
     """
-    n = float(counter.n_tokens)
-    fired_a = counter.fired_a[first:last, None].astype(np.float64)
-    fired_b = counter.fired_b[None].astype(np.float64)
-    covariance = n * counter.rows(first, last) - fired_a * fired_b
-    scale = np.sqrt(fired_a * (n - fired_a)) * np.sqrt(fired_b * (n - fired_b))
-    phi = np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
+    fired_a, fired_b = counter.fired_a[first:last, None], counter.fired_b[None]
+    phi = phi_of_counts(counter.rows(first, last), fired_a, fired_b, counter.n_tokens)
     return phi.astype(np.float32)
+
+
+def phi_of_counts(
+    together: np.ndarray, fired_a: np.ndarray, fired_b: np.ndarray, n_tokens: int
+) -> np.ndarray:
+    """
+    `(n N_ij - N_i N_j) / sqrt(N_i (n - N_i) N_j (n - N_j))` in float64.
+
+    Args:
+        together: N_ij.
+        fired_a: N_i, of a shape that broadcasts with the others.
+        fired_b: N_j.
+        n_tokens: n.
+
+    Returns:
+        0 where one fires on no token or on every one.
+    """
+    n = float(n_tokens)
+    fired_a, fired_b = fired_a.astype(np.float64), fired_b.astype(np.float64)
+    covariance = n * together - fired_a * fired_b
+    scale = np.sqrt(fired_a * (n - fired_a)) * np.sqrt(fired_b * (n - fired_b))
+    return np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 0)
 
 
 def top_partners(
@@ -198,6 +232,18 @@ def top_partners(
     if best is None or places is None:
         return partners_of_a, None
     return partners_of_a, Partners(places.t().numpy(), best.t().numpy())
+
+
+def _mean_abs_between(counter: CooccurrenceCounter, chosen: np.ndarray) -> float:
+    """Mean |phi| of chosen latents of the first SAE with the others of them in the second."""
+    total = 0.0
+    for first in range(0, counter.d_a, BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, counter.d_a)
+        phi = np.abs(phi_rows(counter, first, last))
+        phi[range(last - first), range(first, last)] = 0
+        rows = chosen[(chosen >= first) & (chosen < last)] - first
+        total += phi[np.ix_(rows, chosen)].sum(dtype=np.float64)
+    return total / (len(chosen) * (len(chosen) - 1))
 
 
 def _chosen(counter: CooccurrenceCounter, latents: np.ndarray | None) -> np.ndarray:

@@ -177,8 +177,8 @@ def _n_compared(recipe: Recipe) -> int:
 
 
 def _counts_gb(recipe: Recipe) -> float:
-    """Counts of pairs within each SAE and, for candidates, between two."""
-    between = 2 if recipe.comparing.n_candidates else 0
+    """Counts of pairs within each SAE and, for candidates, of one with one or two others."""
+    between = 2 * min(len(recipe.seeds), 2) if recipe.comparing.n_candidates else 0
     return 2 * recipe.joint.d_sae**2 * (_n_compared(recipe) + between) / GB
 
 
