@@ -223,7 +223,7 @@ def test_splits_are_counted_beside_those_of_a_second_solo(
     one_solo = ["--joint", str(saes["joint"]), "--solo", str(saes["solo_0"])]
     main(["compare", *one_solo, "--output", str(tmp_path), *SOURCE, *FAST])
     alone = Comparison.load(tmp_path / "comparison.json").split_counts
-    assert alone == replace(counts, second_solo=None)
+    assert alone is not None and alone == replace(counts, second_solo=None)
     printed = " ".join(capsys.readouterr().out.split())
     assert alone.sentence() in printed and "takes a second solo" in printed
     main(
