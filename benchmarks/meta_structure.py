@@ -5,16 +5,12 @@ How far the variance that a fresh meta SAE explains lies from SAEBench's figure,
 
 Fits meta SAEs to the decoder of the bundled release as `evaluate` does, as `meta_structure` of
 sae-bench 0.6.0 does, over three seeds; and, with the first of them, as the latter does but with one
-thing at a time done as here. In float32: SAEBench's autocast to bfloat16 is left out. With
-`--saebench` its own code runs too, after
-
-    pip install --no-deps sae-bench==0.6.0 tabulate
+thing at a time done as here. In float32: SAEBench's autocast to bfloat16 is left out.
 """
 
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from math import ceil
 
 import torch
@@ -113,23 +109,12 @@ def ours(rows: torch.Tensor, width: int, seed: int) -> float:
     return meta_explained_variance(rows, width, K, N_STEPS, ROWS, LR, seed)
 
 
-def saebenchs_own(rows: torch.Tensor, width: int, seed: int) -> float:
-    main = import_module("sae_bench.evals.meta_structure.main")
-    config = main.MetaStructureEvalConfig(autocast=False)
-    torch.manual_seed(seed)
-    meta_sae, _ = main._train_meta_structure_on_decoder(rows, width, config, "cpu")
-    return main._decoder_variance_metrics(meta_sae, rows, config.eval_batch_size)[0]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--saebench", action="store_true", help="run its own code too")
     parser.add_argument("--ratio", type=float, nargs="+", default=[0.25])
     args = parser.parse_args()
     rows = unit_rows(SAE.from_pretrained(RELEASE, "model.layers.11").W_dec.detach())
     fits: dict[str, Fit] = {"ours": ours, "SAEBench's": Procedure()}
-    if args.saebench:
-        fits["– by its own code"] = saebenchs_own
     fits |= {f"– {what}": replace(Procedure(), **how) for what, how in OURS.items()}
     everything = {field: value for how in OURS.values() for field, value in how.items()}
     fits["– all of these"] = replace(Procedure(), **everything)

@@ -28,7 +28,7 @@ from sae_lens_meta.evaluation.shifted_pairs import ShiftedPairs
 from sae_lens_meta.evaluation.source import ActivationSource
 from sae_lens_meta.saved import Reading
 
-# ratios to d_sae of the widths; a measure of our own: docs/evaluation.md says how SAEBench's differs
+# widths, in shares of d_sae; SAEBench's figure is another one (docs/evaluation.md)
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
