@@ -80,9 +80,10 @@ def main() -> None:
             estimates.append(f"| {name}, {gpu} | {' | '.join(cells)} |")
     print(
         "\n| estimate | disk | memory of the GPU while training | of the host while comparing "
-        "| SAEs in one pass | reading activations | training | reading for the comparison |"
+        "| SAEs in one pass | reading activations | training | auxiliary losses beside it, at most "
+        "| reading for the comparison |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(estimates))
 
 

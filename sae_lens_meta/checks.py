@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from datasets import load_dataset
 from sae_lens.config import LanguageModelSAERunnerConfig
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.config import MetaTrainingSAEConfig
 

@@ -2,8 +2,10 @@
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import getdoc
 from pathlib import Path
+from typing import Any
 
 from datasets.exceptions import DatasetsError
 from rich.console import Console
@@ -49,7 +51,7 @@ from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.resume import check_resume
 from sae_lens_meta.saved import SavedSAE
-from sae_lens_meta.text import text_identity
+from sae_lens_meta.text import read_documents, text_identity
 from sae_lens_meta.zoo import list_pretrained, releases_table, sae_folder
 
 _SAID = (
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
 
 
+def _summary(function: Callable[..., Any]) -> str:
+    """The first line of what is said of it."""
+    return (getdoc(function) or "").splitlines()[0]
+
+
 def _underscored(arg: str) -> str:
     """SAELens's options have underscores; the Hub's own, dashes: both are understood."""
     name, equals, value = arg.partition("=")
@@ -93,12 +100,17 @@ def train(args: list[str]) -> None:
     if cfg.checkpoint_path:
         check_writable(Path(cfg.checkpoint_path))
     warn_of_slow_meta_sae(cfg)
+    text = None
     if not cfg.use_cached_activations:
-        check_dataset(cfg.dataset_path, cfg.streaming)
+        if Path(cfg.dataset_path).expanduser().is_file():
+            # which SAELens would look for on the Hub
+            text = read_documents(cfg.dataset_path)
+        else:
+            check_dataset(cfg.dataset_path, cfg.streaming)
         # which SAELens's runner does not record
         cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
         cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
-    runner = LanguageModelSAETrainingRunner(cfg)
+    runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
     check_hook(runner.model, cfg)
     runner.run()
 
@@ -219,7 +231,7 @@ def _dispatch(args: list[str]) -> None:
     parser = ArgumentParser(prog="sae-lens-meta", description="MetaSAEs for SAELens.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train", help=train.__doc__)
-    demo = commands.add_parser("demo", help=run_demo.__doc__)
+    demo = commands.add_parser("demo", help=_summary(run_demo))
     demo.add_arguments(DemoConfig, dest="config")
     calibration = commands.add_parser("calibrate", help=calibrate_saved.__doc__)
     calibration.add_argument("--rule", choices=["rate", "equal_error"], default="rate")
@@ -257,10 +269,10 @@ def _dispatch(args: list[str]) -> None:
     listing.add_argument(
         "pattern", nargs="?", default="*", help="for instance 'metasae-*'"
     )
-    publishing = commands.add_parser("publish", help=publish.__doc__)
+    publishing = commands.add_parser("publish", help=_summary(publish))
     publishing.add_argument("path", type=Path, help="folder of the joint SAE")
     publishing.add_arguments(PublishConfig, dest="config")
-    reproducing = commands.add_parser("reproduce", help=reproduce.__doc__)
+    reproducing = commands.add_parser("reproduce", help=_summary(reproduce))
     reproducing.add_argument(
         "name", metavar="NAME", help="of a release with a recipe, or of a file"
     )

@@ -19,7 +19,7 @@ from sae_lens import (
     MultiSAETrainingRunnerConfig,
 )
 from sae_lens.load_model import load_model
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.config import MetaTrainingSAEConfig

@@ -50,8 +50,9 @@ class TextIdentity:
     Attributes:
         name: as it was given.
         sha256: of its documents in their own order, each with its length before it.
-        n_documents: how many there are; None where only the first were read.
-        is_whole: whether all are hashed; of a dataset on the Hub, the first 100 are.
+        n_documents: how many there are; None for a dataset on the Hub.
+        is_whole: whether all are hashed; of a dataset on the Hub, and of one of tokens, the
+            first 100 are.
     """
 
     name: str
@@ -96,14 +97,15 @@ def load_text(
     if n_skipped < 0:
         raise ValueError(f"Documents to pass over must be 0 or more, got {n_skipped}.")
     documents = _in_order_of(seed, name)
-    held_out = list(documents.skip(n_skipped).take(n_held_out))
+    held_out = list(_after(documents, n_skipped).take(n_held_out))
     if len(held_out) < n_held_out:
         n_documents = sum(1 for _ in documents.take(n_skipped + n_held_out))
         raise ValueError(
             f"{name!r} has {n_documents} documents, too few to pass over {n_skipped} and hold "
             f"out {n_held_out}. Pass over or hold out fewer, or give more text."
         )
-    return documents.skip(n_skipped + n_held_out), Dataset.from_list(held_out)
+    training = _after(documents, n_skipped + n_held_out)
+    return training, Dataset.from_list(held_out)
 
 
 def check_left_to_train(
@@ -130,20 +132,27 @@ def text_identity(name: str) -> TextIdentity:
         FileNotFoundError: if a path is given that does not exist.
         ValueError: if the text cannot be read.
     """
-    documents = _read(name)
-    is_whole = isinstance(documents, Dataset)
+    documents = read_documents(name)
+    # tokens of a training are many, and their rows are slow to read
+    is_whole = isinstance(documents, Dataset) and TEXT in documents.column_names
     digest = hashlib.sha256()
     for document in _contents(documents if is_whole else documents.take(N_IDENTIFYING)):
         encoded = document.encode()
         digest.update(len(encoded).to_bytes(8, "little"))
         digest.update(encoded)
-    return TextIdentity(
-        name, digest.hexdigest(), len(documents) if is_whole else None, is_whole
-    )
+    n_documents = len(documents) if isinstance(documents, Dataset) else None
+    return TextIdentity(name, digest.hexdigest(), n_documents, is_whole)
+
+
+def _after(documents: Dataset | IterableDataset, n: int) -> Dataset | IterableDataset:
+    # `skip` raises an IndexError where nothing is left
+    if isinstance(documents, Dataset) and n >= len(documents):
+        return documents.select([])
+    return documents.skip(n)
 
 
 def _in_order_of(seed: int, name: str) -> Dataset | IterableDataset:
-    documents = _read(name)
+    documents = read_documents(name)
     if name == PYDOC:
         assert isinstance(documents, Dataset)
         order = list(range(len(documents)))
@@ -154,8 +163,14 @@ def _in_order_of(seed: int, name: str) -> Dataset | IterableDataset:
     return documents
 
 
-def _read(name: str) -> Dataset | IterableDataset:
-    """The documents in the order in which they stand."""
+def read_documents(name: str) -> Dataset | IterableDataset:
+    """
+    All documents of a text in the order in which they stand; see `load_text`.
+
+    Raises:
+        FileNotFoundError: if a path is given that does not exist.
+        ValueError: if the text cannot be read or has no documents.
+    """
     if name == PYDOC:
         from pydoc_data.topics import topics
 
@@ -273,7 +288,7 @@ def _without_empty(
 ) -> Dataset | IterableDataset:
     """
     Raises:
-        ValueError: if there is no column to read.
+        ValueError: if there is no column to read, or nothing in it.
     """
     columns = _columns(documents)
     if columns and not {TEXT, *ALSO_READ} & set(columns):
@@ -283,6 +298,11 @@ def _without_empty(
     if isinstance(documents, IterableDataset):
         return documents.filter(_Filter(name))
     kept = [i for i, text in enumerate(_texts(documents)) if _is_document(text)]
+    if not kept:
+        raise ValueError(
+            f"{name} has no documents: the text of each of its {len(documents)} rows is null, no "
+            "string or empty."
+        )
     if n_dropped := len(documents) - len(kept):
         warnings.warn(
             f"{n_dropped:,} of {len(documents):,} rows of {name!r} are left out: their text is "

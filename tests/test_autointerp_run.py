@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import load_file
 
+from sae_lens_meta import release_files
 from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation.autointerp.prompts import Messages
 from sae_lens_meta.evaluation.autointerp.results import AutoInterpretation
 from sae_lens_meta.evaluation.comparison import Comparison
 from sae_lens_meta.evaluation.measured_on import SourceConfig
@@ -18,6 +21,7 @@ from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.evaluation.source import load_source
 from sae_lens_meta.saved import SavedSAE
 from tests.judges import Guesser, JudgeServer, judge_server
+from tests.test_zoo import FOLDER, NAME, entry, use_zoo
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
 
 pytestmark = pytest.mark.slow
@@ -58,7 +62,7 @@ def test_matched_latents_of_two_saes_are_scored_and_a_second_run_is_free(
 ) -> None:
     found = interpret(server, tmp_path / "out", saes, "--random_directions")
     assert [sae.name for sae in found.saes] == ["joint", "solo", "random directions"]
-    assert found.judge == "guesser" and found.prompt_version == 1
+    assert found.judge == "guesser" and found.prompt_version == 2
     assert found.usage.requests == len(server.requests)
     for sae in found.saes:
         assert len(sae.latents) == 12
@@ -71,6 +75,7 @@ def test_matched_latents_of_two_saes_are_scored_and_a_second_run_is_free(
         rows[0][[one.latent for one in joint]], rows[1][[one.latent for one in solo]]
     )
     assert cosine.mean() > 0.5, "they are matched"
+    assert found.pair_cosines == pytest.approx(cosine.tolist(), abs=1e-5)
     for difference in found.differences:
         n = difference.n_pairs + difference.n_one_missing + difference.n_both_missing
         assert n == len(joint) == len(solo)
@@ -97,9 +102,10 @@ def test_the_same_sae_twice_differs_in_nothing_and_is_asked_about_once(
 ) -> None:
     alone = interpret(server, tmp_path / "one", {"a": saes["joint"]})
     n_alone = len(server.requests)
-    found = interpret(
-        server, tmp_path / "two", {"a": saes["joint"], "b": saes["joint"]}
-    )
+    with pytest.warns(UserWarning, match="'a' and 'b' have the same weights"):
+        found = interpret(
+            server, tmp_path / "two", {"a": saes["joint"], "b": saes["joint"]}
+        )
     assert len(server.requests) == 2 * n_alone
     assert [one.latent for one in found.saes[0].latents] == [
         one.latent for one in alone.saes[0].latents
@@ -161,16 +167,92 @@ def test_the_export_is_what_delphi_loads(
     assert torch.allclose(dense[..., chosen], acts[..., chosen], rtol=1e-3)
 
 
+def test_delphi_is_given_the_model_that_was_read_and_not_the_one_recorded(
+    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
+) -> None:
+    recorded = SAE.load_from_disk(saes["joint"]).cfg.metadata.model_name
+    model = shutil.copytree(str(recorded), tmp_path / "copy")
+    delphi = ["--model", str(model), "--delphi", str(tmp_path / "d")]
+    found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi)
+    config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
+    assert config["model_name"] == found.source.model == str(model)
+    found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi[2:])
+    config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
+    assert config["model_name"] == found.source.model == recorded
+
+
+def test_a_release_is_interpreted_by_its_name(
+    saes: dict[str, Path],
+    server: JudgeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(release_files, "bundled_folder", lambda: tmp_path / "bundled")
+    weights = tmp_path / "bundled" / NAME
+    shutil.copytree(saes["joint"], weights / FOLDER)
+    bundled = entry(weights, published=False, bundled=True, revision=None)
+    use_zoo([bundled], tmp_path / "zoo.yaml", monkeypatch)
+    by_folder = interpret(server, tmp_path / "out", {"a": saes["joint"]})
+    n_requests = len(server.requests)
+    by_name = interpret(server, tmp_path / "out", {"a": Path(NAME)})
+    assert by_name.saes == by_folder.saes and len(server.requests) == n_requests
+    with pytest.raises(SystemExit, match="no release 'metasae-tinny' .* metasae-tiny"):
+        interpret(server, tmp_path / "out", {"a": Path("metasae-tinny")})
+
+
+def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
+    saes: dict[str, Path],
+    server: JudgeServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    explained: list[str] = []
+
+    def is_first_but_one(messages: Messages) -> bool:
+        """The explanation of one latent of one SAE."""
+        if "Find what these" in messages[0]["content"]:
+            shown = messages[1]["content"]
+            explained.extend([shown] if shown not in explained else [])
+            return shown == explained[1]
+        return False
+
+    server.refuses = is_first_but_one
+    url, server.url = server.url, server.url.replace("://", "://ada:hunter2@")
+    runs, n_requests = [], []
+    for _ in range(2):
+        interpret(server, tmp_path / "out", saes, "--nocontrols")
+        runs.append(json.loads((tmp_path / "out" / "autointerp.json").read_text()))
+        n_requests.append(len(server.requests))
+    assert n_requests[0] == n_requests[1], "the second run asks nothing"
+    for part in ("saes", "differences", "by_firing_rate", "pair_cosines"):
+        assert runs[0][part] == runs[1][part]
+    for difference in runs[1]["differences"][1:]:
+        assert (difference["n_pairs"], difference["n_one_missing"]) == (11, 1)
+    shown = capsys.readouterr()
+    assert "over 11 pairs; 1 with one side missing, 0 with both" in shown.out
+    assert "1 no explanation" in " ".join(shown.out.split())
+    texts = [shown.out, shown.err]
+    texts += [str(p.read_bytes()) for p in (tmp_path / "out").iterdir()]
+    assert not any("hunter2" in text for text in texts)
+    assert url.encode() in (tmp_path / "out" / "replies.sqlite").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sae", "joint"], "--sae takes NAME=PATH, each name once; got 'joint'"),
+        (
+            ["--sae", "joint"],
+            "--sae takes NAME=FOLDER or NAME=RELEASE, each name once; got 'joint'",
+        ),
         (["--sae", "a=x", "--sae", "a=y"], "each name once"),
         (
             ["--sae", "a=x", "--sae", "b=y", "--sae", "c=z"],
             "Give one or two SAEs, got 3",
         ),
-        (["--sae", "a=nowhere"], "There is no SAE folder at nowhere"),
+        (
+            ["--sae", "a=nowhere"],
+            "There is no folder 'nowhere'. There is no release 'nowhere'",
+        ),
         (
             ["--sae", "a=x", "--active", "2", "--boundary", "2"],
             "boundary must be at least 0",

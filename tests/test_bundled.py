@@ -14,16 +14,18 @@ import torch
 from rich.console import Console
 from sae_lens import SAE
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sae_lens_meta
 from sae_lens_meta.cli import main
 from sae_lens_meta.publishing.publish import PublishConfig, publish
 from sae_lens_meta.release_files import MAX_BUNDLED, bundled_folder
 from sae_lens_meta.releases import Release, load_zoo
+from sae_lens_meta.saved import SavedSAE
 from tests.hub_server import HubServer
 
 NAME = "metasae-smollm2-135m-instruct-l11"
-HOOK = "model.layers.11"
+HOOK, LAYER = "blocks.11.hook_resid_post", 11
 BUNDLED = bundled_folder() / NAME
 SAE_FOLDERS = (BUNDLED / HOOK, BUNDLED / HOOK / "meta")
 WEIGHTS = "sae_weights.safetensors"
@@ -67,6 +69,71 @@ def test_it_loads_by_its_name_without_a_network(no_network: None) -> None:  # no
     shuffled = rows[:, torch.randperm(576)]
     error = (meta_sae(shuffled) - shuffled).pow(2).sum()
     assert explained > 0.1 > 1 - error / (shuffled - shuffled.mean(0)).pow(2).sum()
+
+
+def test_its_config_names_what_others_can_find() -> None:
+    sae = SavedSAE.read(BUNDLED / HOOK)
+    assert sae.reading.model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert sae.reading.model_file == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert sae.reading.transformer_lens_hook == sae.reading.hook == HOOK
+    assert SAE.load_from_disk(BUNDLED / HOOK).cfg.metadata.hf_hook_name == (
+        f"model.layers.{LAYER}"
+    )
+
+
+@pytest.mark.slow
+def test_it_acts_in_a_bridge_as_by_hand(smollm2: Path) -> None:
+    pytest.importorskip("transformer_lens.model_bridge")
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    load: Any = SAE.from_pretrained
+    sae = load(NAME)
+    bridge: Any = SAETransformerBridge.boot_transformers(str(smollm2), device="cpu")
+    model: Any = AutoModelForCausalLM.from_pretrained(smollm2)
+    tokens = AutoTokenizer.from_pretrained(smollm2)(
+        "The capital of France is Paris, and that of Italy is", return_tensors="pt"
+    )["input_ids"]
+
+    def by_hand(change: Any) -> torch.Tensor:
+        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+            return change(output)
+
+        handle = model.model.layers[LAYER].register_forward_hook(hook)
+        with torch.no_grad():
+            logits = model(tokens).logits
+        handle.remove()
+        return logits
+
+    plain = by_hand(lambda x: x)
+    acts: Any = {}
+
+    def kept(x: torch.Tensor) -> torch.Tensor:
+        acts["all"] = sae.encode(x)
+        return x
+
+    by_hand(kept)
+    latent = int(acts["all"][0, -1].argmax())
+
+    def ablated(x: torch.Tensor) -> torch.Tensor:
+        return sae.decode(sae.encode(x) * (torch.arange(sae.cfg.d_sae) != latent))
+
+    def zero_it(acts: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001
+        acts[..., latent] = 0
+        return acts
+
+    steering = 40 * sae.W_dec[latent] / sae.W_dec[latent].norm()
+    with torch.no_grad():
+        replaced = bridge.run_with_saes(tokens, saes=[sae])
+        with bridge.saes(saes=[sae]):
+            hooks = [(bridge.get_sae_hook_name(sae), zero_it)]
+            without_it = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+        hooks = [(HOOK, lambda x, hook: x + steering)]  # noqa: ARG005
+        steered = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
+    wanted = (by_hand(sae), by_hand(ablated), by_hand(lambda x: x + steering))
+    for found, hand in zip((replaced, without_it, steered), wanted, strict=True):
+        assert (found - plain).abs().max() > 1
+        torch.testing.assert_close(found, hand, atol=2e-3, rtol=1e-3)
+    assert (wanted[0] - wanted[1]).abs().max() > 0.1, "ablating must do something"
 
 
 @pytest.mark.parametrize("folder", SAE_FOLDERS, ids=["primary", "meta"])
@@ -133,7 +200,11 @@ def test_the_cards_command_prints_the_cards_figures(
     main(shlex.split(command)[1:])
     found = json.loads(Path("evaluation.json").read_text())
     wanted = measured()["evaluation"]
-    for part in ("reconstruction", "model_cost", "phi"):
+    assert found["source"]["overridden"] == found["source"]["warnings"] == []
+    assert found["source"]["hook"] == f"model.layers.{LAYER}"
+    assert found["source"]["seen"] == "held out"
+    # its CE and KL are of another set of tokens, as comparison.json says: it was made before
+    for part in ("reconstruction", "phi"):
         for name, value in wanted[part].items():
             # rounding differs with the number of threads, and with it who is selected
             np.testing.assert_allclose(

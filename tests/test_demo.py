@@ -1,6 +1,15 @@
-"""The main job, smaller, on the real model."""
+"""The main job, smaller: on the real model, and stopped and gone on from on a tiny one."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -8,6 +17,11 @@ from sae_lens import SAE
 
 import sae_lens_meta.demo as demo
 from sae_lens_meta.demo import DemoConfig, run_demo
+from sae_lens_meta.reproduce.training import finished_checkpoints
+from sae_lens_meta.training_sae import MetaTrainingSAE
+from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama
+
+ROOT = Path(__file__).parent.parent
 
 
 def small(smollm2: Path, output: Path, **changes: float) -> DemoConfig:
@@ -49,3 +63,125 @@ def test_penalty_acts_visibly_and_only_when_it_is_on(
     assert off["solo"].meta_explained_variance == pytest.approx(
         solo.meta_explained_variance, abs=1e-6
     )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def tiny(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoConfig:
+    """79 steps, with a checkpoint after every eighth."""
+    quick = partial(demo.meta_explained_variance, n_steps=5)
+    monkeypatch.setattr(demo, "meta_explained_variance", quick)
+    monkeypatch.setattr(demo, "MAX_CE_TOKENS", 256)
+    return DemoConfig(
+        model=str(model),
+        hook=HOOK,
+        tokens=20_000,
+        d_sae=96,
+        k=4,
+        batch_size=256,
+        context_size=CONTEXT,
+        eval_tokens=512,
+        output=tmp_path / "out",
+    )
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each step of the joint SAE."""
+    taken: list[int] = []
+    step = MetaTrainingSAE.training_forward_pass
+
+    def counted(self: MetaTrainingSAE, step_input: Any) -> Any:
+        if self.meta_sae is not None:
+            taken.append(step_input.n_training_steps)
+        return step(self, step_input)
+
+    monkeypatch.setattr(MetaTrainingSAE, "training_forward_pass", counted)
+    return taken
+
+
+def in_another_process(cfg: DemoConfig) -> subprocess.Popen[str]:
+    options = [f"--{name}={value}" for name, value in vars(cfg).items()]
+    code = "from sae_lens_meta.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "demo", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_demo_that_is_stopped_is_gone_on_from_by_the_same_call(
+    tiny: DemoConfig, steps: list[int], number: signal.Signals
+) -> None:
+    checkpoints = tiny.output / "checkpoints"
+    process = in_another_process(tiny)
+    while not finished_checkpoints(checkpoints):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, printed = process.communicate()
+    assert process.returncode != 0
+    kept = max(finished_checkpoints(checkpoints))
+    assert 0 < kept < tiny.tokens
+    if number != signal.SIGKILL:
+        last = printed.strip().splitlines()[-1]
+        assert f"Stopped by {number.name} after {kept:,} tokens" in last
+        assert "Traceback" not in printed
+    with pytest.raises(ValueError, match="holds a run with tokens 20000; this one has"):
+        run_demo(replace(tiny, tokens=30_000), Console(quiet=True))
+
+    rows = run_demo(tiny, Console(quiet=True))
+    assert len(steps) == 79 - kept // tiny.batch_size
+    assert set(rows) == {"joint", "solo"}
+    assert not checkpoints.exists()
+
+
+@pytest.mark.slow
+def test_a_finished_demo_shows_its_figures_again_and_is_overwritten_by_none(
+    tiny: DemoConfig, steps: list[int], tmp_path: Path
+) -> None:
+    text = tmp_path / "docs.jsonl"
+    documents = [f"The document {i} has words of its own. " * 40 for i in range(40)]
+    lines = [json.dumps({"text": document}) for document in documents]
+    text.write_text("\n".join(lines))
+    cfg = replace(tiny, dataset=str(text), tokens=1024)
+    rows = run_demo(cfg, Console(quiet=True))
+    assert len(steps) == 4
+    assert SAE.load_from_disk(cfg.output / "solo").cfg.metadata.held_out == {
+        "documents": 12,
+        "text_seed": 42,
+    }
+
+    console = Console(record=True, width=100)
+    assert run_demo(cfg, console) == rows
+    printed = console.export_text()
+    assert "out holds this run, which is finished" in " ".join(printed.split())
+    assert f"{rows['joint'].reconstruction.normalized_l2:.4f}" in printed
+
+    for changes, message in [
+        ({"lr": 2e-3}, "holds a run with lr 0.001; this one has 0.002"),
+        ({"dataset": "pydoc"}, "holds a run with dataset '.*docs.jsonl'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run_demo(replace(cfg, **changes), console)
+    text.write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="holds a run with text_sha256"):
+        run_demo(cfg, console)
+    assert len(steps) == 4
+
+
+def test_a_demo_touches_no_folder_of_another_run(tiny: DemoConfig) -> None:
+    (tiny.output / "joint").mkdir(parents=True)
+    weights = tiny.output / "joint" / "sae_weights.safetensors"
+    weights.write_text("of a larger run")
+    with pytest.raises(ValueError, match="joint exists, .* it is of another run"):
+        run_demo(tiny, Console(quiet=True))
+    assert weights.read_text() == "of a larger run"

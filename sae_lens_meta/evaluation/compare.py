@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 from simple_parsing import field
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.destination import held
 from sae_lens_meta.evaluation.autointerp.results import (
@@ -71,8 +71,7 @@ class CompareConfig:
         n_candidates (int): Splitting candidates to list; none need no pass over the pairs of
             latents of two SAEs, which takes 4 bytes for each.
         max_memory_gb (float): Pair counts kept at a time; more SAEs take more passes.
-        meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder; by default
-            SAEBench's.
+        meta_steps (int): Adam steps of each meta SAE that is fitted to a decoder.
     """
 
     joint: list[Path] = _paths()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from sae_lens_meta.evaluation.reconstruction import (
 )
 from sae_lens_meta.evaluation.source import ActivationSource
 
-# SAEBench's meta-structure measure, at a width besides its own
+# ratios to d_sae of the widths; a measure of our own: docs/evaluation.md says how SAEBench's differs
 META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
@@ -240,7 +240,8 @@ def summarize_decoder(
     )
 
 
-class Figure(NamedTuple, Generic[T]):
+@dataclass(frozen=True)
+class Figure(Generic[T]):
     """One figure of a `T`, and the format in which it is shown."""
 
     of: Callable[[T], float]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens.load_model import load_model
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.hooks import name_in

@@ -20,9 +20,11 @@ def meta_explained_variance(
     """
     Share of the variance of unit decoder rows that a fresh meta SAE explains.
 
-    It is fitted to the finished decoder with the same budget for every SAE compared, so
-    that no SAE is judged by the meta SAE it was trained against. The budget is that of
-    SAEBench's meta-structure evaluation. Lower is more atomic.
+    It is a meta SAE as in training, fitted to the finished decoder with the same budget for
+    every SAE compared, so that no SAE is judged by the one it was trained against. Lower is
+    more atomic. The figure is not that of SAEBench's `meta_structure`, which fits a meta SAE of
+    other initial weights and normalisation to the same rows and comes out higher
+    (benchmarks/meta_structure.py).
 
     Args:
         W_dec: decoder, `[d_sae, d_in]`.

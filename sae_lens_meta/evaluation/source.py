@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from sae_lens import ActivationsStore
 from sae_lens.util import get_special_token_ids
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.checks import hook_width
 from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations

@@ -22,7 +22,7 @@ from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.releases import check_inside
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.saved import Reading, SavedSAE
 from sae_lens_meta.training_sae import META_FOLDER
 
 CARD = "README.md"
@@ -61,7 +61,9 @@ class Package:
         return {name: file_sha256(self.folder / name) for name in self.names}
 
 
-def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
+def make_package(
+    path: Path, comparison_path: Path, folder: Path, model: str | None = None
+) -> Package:
     """
     Checks a saved joint SAE and writes what is to be uploaded to `folder`, but for its card.
 
@@ -69,6 +71,8 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
         path: folder of the SAE, its meta SAE in `meta/`.
         comparison_path: comparison.json that measured these weights.
         folder: receives the files.
+        model: the language model's name on the Hub, which the published config records in the
+            place of a path on this machine.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -92,7 +96,8 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
             f"{path / META_FOLDER} has d_in={shape[0]} and d_sae={shape[1]}, which are not "
             f"those of the meta SAE that {path} was trained with: it belongs to another SAE."
         )
-    hook = sae.cfg.metadata.hook_name
+    reading = SavedSAE.read(path).reading
+    hook = reading.transformer_lens_hook or reading.hook
     if not hook:
         raise ValueError(f"{path / SAE_CFG_FILENAME} does not record a hook_name.")
     if check_inside(hook).split("/")[0].lower() in {name.lower() for name in BESIDE}:
@@ -105,7 +110,7 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
             "SAE."
         )
     names = [
-        *_copied(path, folder, hook),
+        *_copied(path, folder, hook, public_metadata(reading, model)),
         *_copied(path / META_FOLDER, folder, f"{hook}/{META_FOLDER}"),
     ]
     comparison.save(folder)
@@ -186,11 +191,33 @@ def _measured(comparison: Comparison, path: Path, comparison_path: Path) -> Comp
     )
 
 
-def _copied(source: Path, folder: Path, path: str) -> list[str]:
+def public_metadata(reading: Reading, model: str | None) -> dict[str, Any]:
+    """
+    What a published config says of its model and hook, so that others find both.
+
+    The model by the Hub's name, and the file that it was converted from if it was; the hook by
+    TransformerLens's name, which `HookedSAETransformer` and `SAETransformerBridge` attach to, and
+    by that in transformers, under SAELens's key for it.
+    """
+    named: dict[str, Any] = {
+        "model_name": model or reading.model_on_the_hub or reading.model,
+        "hook_name": reading.transformer_lens_hook or reading.hook,
+    }
+    if reading.model_file is not None:
+        named["model_file"] = reading.model_file
+    if named["hook_name"] != reading.hook:
+        named["hf_hook_name"] = reading.hook
+    return named
+
+
+def _copied(
+    source: Path, folder: Path, path: str, metadata: Mapping[str, Any] = {}
+) -> list[str]:
     """Copies the files of one SAE, its config scrubbed; their names in the repository."""
     target = folder / path
     target.mkdir(parents=True, exist_ok=True)
     cfg = json.loads((source / SAE_CFG_FILENAME).read_text())
+    cfg["metadata"] |= metadata
     (target / SAE_CFG_FILENAME).write_text(json.dumps(scrubbed(cfg), indent=2) + "\n")
     names = [SAE_CFG_FILENAME]
     for name in (SAE_WEIGHTS_FILENAME, SPARSITY_FILENAME):

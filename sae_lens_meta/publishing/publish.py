@@ -27,6 +27,7 @@ from sae_lens_meta.releases import (
     load_zoo,
     write_release,
 )
+from sae_lens_meta.saved import SavedSAE
 
 UNKNOWN = "unknown"
 RECORDED = {
@@ -136,8 +137,10 @@ def prepare(
             f"{card} is not a card of a release and would be replaced. Give another --output."
         )
     comparison = (cfg.comparison or path) / "comparison.json"
-    package = make_package(path, comparison, cfg.output)
-    release = _release(path, cfg, package)
+    known = {one.name: one for one in load_zoo().releases}.get(cfg.release or "")
+    model = cfg.base_model or (known.model if known else None)
+    package = make_package(path, comparison, cfg.output, model)
+    release = _release(path, cfg, package, known)
     if cfg.release:
         # what is wrong with the entry must not show only after the upload
         list_with(release)
@@ -149,13 +152,15 @@ def prepare(
     return package, release
 
 
-def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
+def _release(
+    path: Path, cfg: PublishConfig, package: Package, known: Release | None
+) -> Release:
     """The entry, but for the commit, which is not known before it is made."""
-    listed = {known.name: known for known in load_zoo().releases}
-    known = listed.get(cfg.release) if cfg.release else None
     model = str(package.metadata.get("model_name") or UNKNOWN)
     if known:
-        _check_same(known, package.hook, model, cfg.base_model)
+        reading = SavedSAE.read(path).reading
+        recorded = str(reading.model_on_the_hub or reading.model)
+        _check_same(known, package.hook, recorded, cfg.base_model)
     sae = ReleasedSAE(
         id=package.hook,
         path=package.hook,
@@ -176,7 +181,7 @@ def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:
         revision=None if cfg.bundle else "0" * 40,
         published=not cfg.bundle,
         bundled=cfg.bundle,
-        model=scrubbed(cfg.base_model or (known.model if known else model)),
+        model=scrubbed(model),
         hook=package.hook,
         conversion_func=LOADER,
         licence=cfg.licence or (known.licence if known else UNKNOWN),

@@ -11,19 +11,24 @@ import psutil
 import torch
 from rich.table import Table
 
+from sae_lens_meta.config import MetaTrainingSAEConfig
 from sae_lens_meta.recipe import Recipe
 from sae_lens_meta.reproduce.cache import SHARD_TOKENS, SHARDS_MIXED
 
 GB = 1e9
 BYTES = 4  # float32
-# what a step holds beside them, in matrices of batch x d_sae: the sparse pass none, the dense
-# one pre-activations, codes, their gradients, and the mask of those selected
-DENSE_MATRICES = 6
 # seconds of a step over those of its products, at the most, in benchmarks/step.py on CPU,
 # but for Gemma's shape in small batches, which took 3.1 beside other jobs
 SPARSE_STEP, META_STEP = 2.7, 3.1
-# of the dense pass six products, and half of the rate that one product reaches by itself
-DENSE_STEP = 12.0
+# the dense pass: half of the rate that one product reaches by itself
+DENSE_STEP = 2.0
+# products of a dense pass, [n, d_in] by [d_in, d_sae] or as large: the codes, their decoding,
+# and the gradients of W_dec, of the codes, of W_enc, and of the input, which b_dec is taken off
+PASS_PRODUCTS = 6
+# more, if only one latent is dead: what the dead ones decode to, the gradients of W_dec and codes
+AUX_PRODUCTS = 3
+# of a meta reconstruction, without gradient: the codes and their decoding
+RECONSTRUCT_PRODUCTS = 2
 HEADROOM_GB = 2.0  # Python, torch, buffers of text
 
 
@@ -75,25 +80,57 @@ class Machine:
 
 
 def fixed_gb(recipe: Recipe, machine: Machine) -> float:
-    """What a training holds whatever the number of SAEs."""
+    """What a training holds whatever the number of SAEs, which take their steps in turn."""
     joint, batch = recipe.joint, recipe.training.train_batch_size_tokens
-    # one SAE's after the other's, and of the primary and its meta SAE the larger one's
-    product = max(batch * joint.d_sae, joint.d_sae * joint.meta_width)
-    dense = DENSE_MATRICES * product if machine.is_dense else 0
+    # gradients, and Adam's temporaries as large as they are
+    step = 2 * _weights_bytes(recipe)
+    if machine.is_dense:
+        step = dense_step_bytes(joint, batch) - handed_over_bytes(joint, batch)
     shards = SHARDS_MIXED * SHARD_TOKENS if recipe.cache_activations else 0
     read = min(shards, recipe.n_tokens) * joint.d_in * 2
     lm = machine.lm_weights * machine.lm_bytes
-    # Adam's temporaries are as large as one SAE's weights
-    return (lm + dense * BYTES + read + _weights_bytes(recipe)) / GB + HEADROOM_GB
+    return (lm + step + read) / GB + HEADROOM_GB
 
 
 def sae_gb(recipe: Recipe, machine: Machine) -> float:
-    """What each SAE adds: weights, gradients, moments, and what it hands over of a step."""
+    """What each SAE adds: weights, moments, and what it hands over of a step."""
     handed_over = 0
     if machine.is_dense:
-        # SAELens's trainer keeps codes and pre-activations of all SAEs until the step ends
-        handed_over = 2 * recipe.training.train_batch_size_tokens * recipe.joint.d_sae
-    return (4 * _weights_bytes(recipe) + BYTES * handed_over) / GB
+        batch = recipe.training.train_batch_size_tokens
+        handed_over = handed_over_bytes(recipe.joint, batch)
+    return (3 * _weights_bytes(recipe) + handed_over) / GB
+
+
+def handed_over_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
+    """Codes and pre-activations, which SAELens's trainer keeps until all SAEs took the step."""
+    return BYTES * 2 * batch * cfg.d_sae
+
+
+def dense_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
+    """
+    The most that a joint step holds at once where passes are dense, beside weights and moments.
+
+    The auxiliary losses of both SAEs are taken to be at work. What exists at once differs from
+    one moment of the step to the next; the largest sum counts.
+
+    Args:
+        cfg: of the joint SAE.
+        batch: activations in a step.
+    """
+    codes, meta_codes = batch * cfg.d_sae, cfg.d_sae * cfg.meta_width
+    inputs, rows = batch * cfg.d_in, cfg.d_sae * cfg.d_in
+    return BYTES * max(
+        # meta steps: pre-activations, rescaled ones, codes, rescaled codes, and two of the dead
+        # latents; inputs, targets, reconstructions, residuals and indices of the dead latents
+        6 * meta_codes + 10 * rows,
+        # their backward: gradients of codes beside these
+        8 * meta_codes + 6 * rows,
+        # penalty: six of the primary as above, kept for its backward, beside the meta SAE's
+        # pre-activations and, while BatchTopK selects, two times its codes
+        6 * codes + 3 * meta_codes + 2 * rows + 6 * inputs,
+        # the primary's backward: two gradients, and which latents fired, for the trainer
+        9 * codes + rows + 6 * inputs,
+    )
 
 
 def in_groups(
@@ -179,18 +216,27 @@ def _hours(
     reading = machine.reading / 3600
     n_reads = 1 if recipe.cache_activations else len(groups)
     n_passes = ceil(_counts_gb(recipe) / recipe.comparing.max_memory_gb) + 1
-    n_steps = ceil(recipe.n_tokens / recipe.training.train_batch_size_tokens)
-    a_step = sum(_step_seconds(recipe, name, machine) for name in recipe.saes())
+    batch = recipe.training.train_batch_size_tokens
+    n_steps = ceil(recipe.n_tokens / batch)
+    train = n_steps * sum(
+        _step_seconds(recipe, name, machine) for name in recipe.saes()
+    )
     # without an SAE, with it, and with its activations set to 0; the layers above the hook,
     # which reading leaves out, are taken to be as many again
     ce_tokens = 3 * 2 * _n_compared(recipe) * recipe.comparing.ce_tokens
-    return {
+    hours = {
         "reading activations": (n_reads * recipe.n_tokens + recipe.calibrate_tokens)
         * reading,
-        "training": n_steps * a_step / 3600,
-        "reading for the comparison": (n_passes * recipe.compare_tokens + ce_tokens)
-        * reading,
+        "training": train / 3600,
     }
+    if machine.is_dense:
+        flops = sum(dense_aux_flops(cfg, batch) for cfg in recipe.saes().values())
+        aux = n_steps * DENSE_STEP * flops / machine.rate
+        hours["auxiliary losses beside it, at most"] = aux / 3600
+    hours["reading for the comparison"] = reading * (
+        n_passes * recipe.compare_tokens + ce_tokens
+    )
+    return hours
 
 
 def check_needs(needs: Needs, folder: Path, free: float | None) -> None:
@@ -276,13 +322,42 @@ def _weights_bytes(recipe: Recipe) -> int:
     return BYTES * 2 * joint.d_in * (joint.d_sae + joint.meta_width)
 
 
+def dense_flops(cfg: MetaTrainingSAEConfig, batch: int) -> float:
+    """
+    Floating-point operations of the products of a step, its share of a meta phase included.
+
+    Passes are taken to be dense, and no latent to be dead.
+
+    Args:
+        cfg: of the SAE, joint or solo.
+        batch: activations in a step.
+    """
+    primary, meta_steps, reconstruction = _products(cfg, batch)
+    passes = PASS_PRODUCTS * (primary + meta_steps)
+    return passes + RECONSTRUCT_PRODUCTS * reconstruction
+
+
+def dense_aux_flops(cfg: MetaTrainingSAEConfig, batch: int) -> float:
+    """What the auxiliary losses add to `dense_flops` while latents of both SAEs are dead."""
+    primary, meta_steps, _ = _products(cfg, batch)
+    return AUX_PRODUCTS * (primary + meta_steps)
+
+
+def _products(cfg: MetaTrainingSAEConfig, batch: int) -> tuple[float, float, float]:
+    """Operations of one product: the primary's, those of a step's share of meta steps, a meta one."""
+    primary = 2.0 * batch * cfg.d_in * cfg.d_sae
+    if cfg.decomposability_coefficient == 0:
+        return primary, 0.0, 0.0
+    meta = 2.0 * cfg.d_sae * cfg.d_in * cfg.meta_width
+    return primary, meta * cfg.meta_steps_per_cycle / cfg.primary_steps_per_cycle, meta
+
+
 def _step_seconds(recipe: Recipe, name: str, machine: Machine) -> float:
     """A step of one SAE, its share of a meta phase included."""
-    joint = recipe.joint
-    product = 2 * recipe.training.train_batch_size_tokens * joint.d_in * joint.d_sae
-    share = DENSE_STEP if machine.is_dense else SPARSE_STEP
-    if recipe.saes()[name].decomposability_coefficient == 0:
-        return share * product / machine.rate
-    cycle = 1 + joint.meta_steps_per_cycle / joint.primary_steps_per_cycle
-    rows = 2 * joint.d_sae * joint.d_in * joint.meta_width
-    return (share * product + META_STEP * cycle * rows) / machine.rate
+    cfg, batch = recipe.saes()[name], recipe.training.train_batch_size_tokens
+    if machine.is_dense:
+        return DENSE_STEP * dense_flops(cfg, batch) / machine.rate
+    primary, meta_steps, reconstruction = _products(cfg, batch)
+    # one product of each pass, the encoder's; the sparse ones are in the factors
+    flops = SPARSE_STEP * primary + META_STEP * (meta_steps + reconstruction)
+    return flops / machine.rate

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.evaluation.language_model import model_metadata, model_path
 from sae_lens_meta.evaluation.measured_on import SourceConfig
@@ -26,7 +26,7 @@ from sae_lens_meta.reproduce.cache import (
 )
 from sae_lens_meta.reproduce.rehearsal import random_model
 from sae_lens_meta.reproduce.training import Store
-from sae_lens_meta.text import load_text, text_identity
+from sae_lens_meta.text import check_left_to_train, load_text, text_identity
 
 
 @dataclass
@@ -106,10 +106,17 @@ class Run:
         return cfg
 
     def training_text(self) -> Dataset | IterableDataset:
-        """What is left after the documents that are held out."""
+        """
+        What is left after the documents that are held out.
+
+        Raises:
+            ValueError: if nothing is.
+        """
         held_out = self.recipe.held_out
         n = held_out.compare + held_out.select
-        return load_text(self.recipe.dataset, n, self.recipe.text_seed)[0]
+        text, _ = load_text(self.recipe.dataset, n, self.recipe.text_seed)
+        check_left_to_train(text, self.recipe.dataset, n)
+        return text
 
     def store(self, text: Dataset | IterableDataset) -> ActivationsStore:
         """SAELens's store of the hook's activations, from the start of `text`."""

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from sae_lens import SAE
 from simple_parsing import field
-from transformer_lens.HookedRootModule import HookedRootModule
+from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
 from sae_lens_meta.evaluation.autointerp.contexts import (

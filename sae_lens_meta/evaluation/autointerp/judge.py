@@ -109,7 +109,7 @@ class OpenAIJudge:
         except APIStatusError as error:
             hint = f" Set {API_KEY}." if error.status_code in (401, 403) else ""
             kind = JudgeRefused if error.status_code in ONE_QUESTION else JudgeError
-            # the client's own errors, which may show the whole URL, are shown with none of ours
+            # from None, here and below: the client's own error may show the whole URL
             raise kind(
                 f"The judge at {self.url} answered {error.status_code} for the model "
                 f"{self.model!r}: {self._reason(error)}.{hint}"

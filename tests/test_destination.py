@@ -1,0 +1,168 @@
+"""Where a run writes to is opened before its work, and held by one run."""
+
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sae_lens_meta.cli as cli
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.destination import check_new, check_writable, held
+from tests.helpers import meta_config
+
+TRAIN = "train --d_in 16 --d_sae 64 --k 4 --meta_k 2"
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys, time
+from pathlib import Path
+from sae_lens_meta.destination import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_holds_a_folder_until_it_ends_or_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="folder is being written by another run"):
+            held(folder).__enter__()
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    for _ in range(2):  # neither a killed run nor one that ended leaves a lock behind
+        with held(folder):
+            (folder / "file").write_text("x")
+
+
+def test_a_folder_is_proven_writable_without_a_trace(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kept").mkdir()
+    check_writable(tmp_path / "kept" / "c")
+    assert list((tmp_path / "kept").iterdir()) == []
+    (tmp_path / "file").touch()
+    for below in ("file", "file/out", "file/out/deeper", "kept/" + "x" * 300):
+        with pytest.raises(OSError, match=f"Nothing can be written to .*{below[:20]}"):
+            check_writable(tmp_path / below)
+    assert (tmp_path / "file").is_file()
+
+
+def test_a_file_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    check_new(path, overwrite=False)
+    path.touch()
+    with pytest.raises(ValueError, match="figures.json exists.*--overwrite"):
+        check_new(path, overwrite=False)
+    check_new(path, overwrite=True)
+    with pytest.raises(ValueError, match="is a folder"):
+        check_new(tmp_path, overwrite=True)
+
+
+@pytest.fixture
+def sae(tmp_path: Path) -> Path:
+    path = tmp_path / "sae"
+    made: Any = MetaTrainingSAE(meta_config())
+    path.mkdir()
+    made.save_inference_model(path)
+    return path
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, sae: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a command that is given a destination says, which must not begin its work."""
+
+    def work(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("the work has begun")
+
+    for module, name in [
+        ("demo", "load_text"),
+        ("cli", "check_dataset"),
+        ("cli", "load_source"),
+        ("evaluation.compare", "load_source"),
+        ("evaluation.autointerp.autointerp", "load_source"),
+        ("publishing.publish", "make_package"),
+        ("reproduce.reproduce", "_planned"),
+    ]:
+        # the package's own `autointerp` is the function
+        monkeypatch.setattr(import_module(f"sae_lens_meta.{module}"), name, work)
+    monkeypatch.chdir(tmp_path)
+    commands = {
+        "demo": "demo --output OUT",
+        "evaluate": f"evaluate {sae} --output OUT/evaluation.json",
+        "compare": f"compare --joint {sae} --solo {sae} --output OUT",
+        "autointerp": f"autointerp --sae a={sae} --judge_url http://127.0.0.1:1 "
+        "--judge_model x --output OUT",
+        "publish": f"publish {sae} --repo a/b --output OUT",
+        "reproduce": "reproduce metasae-smollm2-135m-instruct-l11 --output OUT",
+        "train": f"{TRAIN} --output_path OUT",
+        "train_checkpoints": f"{TRAIN} --checkpoint_path OUT",
+    }
+
+    def run(command: str, output: Path) -> str:
+        with pytest.raises(SystemExit) as exit:
+            cli.main(commands[command].replace("OUT", str(output)).split())
+        return str(exit.value)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "demo",
+        "evaluate",
+        "compare",
+        "autointerp",
+        "publish",
+        "reproduce",
+        "train",
+        "train_checkpoints",
+    ],
+)
+def test_every_command_opens_its_destination_before_its_work(
+    stopped: Any, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "file").touch()
+    printed = stopped(command, tmp_path / "file" / "out")
+    assert printed.startswith("sae-lens-meta: Nothing can be written to ")
+    assert "file/out" in printed
+    assert "\n" not in printed
+
+
+@pytest.mark.parametrize("command", ["demo", "compare", "autointerp", "reproduce"])
+def test_of_two_runs_at_once_the_second_is_refused_at_its_start(
+    stopped: Any, tmp_path: Path, command: str
+) -> None:
+    with held(tmp_path / "out"):
+        printed = stopped(command, tmp_path / "out")
+    assert "is being written by another run" in printed
+
+
+def test_figures_and_weights_of_an_earlier_run_are_not_overwritten_unasked(
+    stopped: Any, tmp_path: Path, sae: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "evaluation.json").write_text("figures")
+    (tmp_path / "out" / "sae_weights.safetensors").write_text("weights")
+    for command in ("evaluate", "train"):
+        assert "exists" in stopped(command, tmp_path / "out")
+    (sae / "evaluation.json").write_text("figures")
+    with pytest.raises(SystemExit, match=r"sae/evaluation.json exists"):
+        cli.main(["evaluate", str(sae)])
+    with pytest.raises(AssertionError, match="the work has begun"):
+        cli.main(["evaluate", str(sae), "--overwrite"])
+    assert (sae / "evaluation.json").read_text() == "figures"

@@ -1,0 +1,116 @@
+"""An earlier comparison in the folder is given again, refused, or replaced but for its scores."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import sae_lens_meta.evaluation.compare as compare_module
+from sae_lens_meta.cli import main
+from sae_lens_meta.evaluation.autointerp.results import (
+    AutointerpSummary,
+    ScoreMean,
+)
+from sae_lens_meta.evaluation.comparison import Comparison
+from sae_lens_meta.evaluation.earlier import made_before, scores_to_keep
+from tests.comparisons import compared, comparison
+from tests.tiny_llama import save_tiny_llama, save_trained
+
+
+def saved(folder: Path) -> Path:
+    """A comparison with a judge's scores."""
+    made = comparison([compared("joint", "joint", 0.1), compared("solo", "solo", 0.2)])
+    made.fingerprint = "mine"
+    made.settings["min_fired"] = 30
+    means = [ScoreMean("detection", 0.7, None, 5, 5, {})]
+    made.autointerp = AutointerpSummary(
+        judge="a judge",
+        prompt_version=1,
+        means={"joint": means, "solo": means, "random directions": means},
+        shuffled={},
+        pair=["joint", "solo"],
+        differences=[],
+    )
+    return made.save(folder)
+
+
+def entries(**sha256: str) -> Any:
+    return [
+        SimpleNamespace(name=name, saved=SimpleNamespace(weights_sha256=value))
+        for name, value in sha256.items()
+    ]
+
+
+def test_the_same_comparison_is_given_again_and_another_is_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "comparison.json"
+    assert made_before(path, "mine", 30, overwrite=False) is None
+    saved(tmp_path)
+    with pytest.warns(UserWarning, match="holds this comparison already, made 2026-"):
+        found = made_before(path, "mine", 30, overwrite=False)
+    assert found == Comparison.load(path)
+    for fingerprint, min_fired in [("other", 30), ("mine", 31)]:
+        with pytest.raises(ValueError, match="other SAEs, text or settings.*overwrite"):
+            made_before(path, fingerprint, min_fired, overwrite=False)
+    assert made_before(path, "mine", 30, overwrite=True) is None
+    path.write_text(path.read_text()[:1000])
+    with pytest.raises(ValueError, match="another version"):
+        made_before(path, "mine", 30, overwrite=False)
+
+
+def test_a_judges_scores_stay_with_their_weights_and_go_with_a_word(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "comparison.json"
+    assert scores_to_keep(path, entries(joint="x")) is None
+    saved(tmp_path)
+    found = Comparison.load(path)
+    same = {sae.name: sae.weights_sha256 for sae in found.saes}
+    assert scores_to_keep(path, entries(**same, more="y")) == found.autointerp
+    for others in ({**same, "solo": "other"}, {"joint": same["joint"]}):
+        with pytest.warns(UserWarning, match="judge 'a judge' .* dropped: .* of solo "):
+            assert scores_to_keep(path, entries(**others)) is None
+
+
+@pytest.mark.slow
+def test_compare_measures_once_and_again_only_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny_llama(tmp_path / "model")
+    joint = save_trained(model, tmp_path / "joint", init_seed=0)
+    solo = save_trained(
+        model, tmp_path / "solo", decomposability_coefficient=0, init_seed=1
+    )
+    fast = "--tokens 2048 --ce_tokens 512 --n_candidates 0 --meta_steps 2"
+    output = tmp_path / "out"
+    call = f"compare --joint {joint} --solo {solo} {fast} --output {output}".split()
+    n_passes = 0
+    run_passes = compare_module.run_passes
+
+    def counted(*args: Any) -> None:
+        nonlocal n_passes
+        n_passes += 1
+        run_passes(*args)
+
+    monkeypatch.setattr(compare_module, "run_passes", counted)
+    main(call)
+    before = (output / "comparison.json").read_text()
+    with pytest.warns(UserWarning, match="Nothing was measured"):
+        main(call)
+    with pytest.raises(SystemExit, match="holds a comparison of other SAEs, text or"):
+        main([*call, "--min_fired", "20"])
+    assert (output / "comparison.json").read_text() == before
+    assert n_passes == 1
+
+    plain = json.loads(before)
+    plain["autointerp"] = json.loads(saved(tmp_path).read_text())["autointerp"]
+    (output / "comparison.json").write_text(json.dumps(plain))
+    main([*call, "--overwrite"])
+    assert n_passes == 2
+    found = Comparison.load(output / "comparison.json")
+    assert found.autointerp is not None
+    assert found.autointerp.judge == "a judge"
+    assert found.created >= plain["created"]
