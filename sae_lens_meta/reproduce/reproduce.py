@@ -43,8 +43,8 @@ class ReproduceConfig:
         rehearse (bool): Replace the language model by one of random weights and the true
             architecture, and take little of everything.
         dataset (str | None): The text, in the place of the recipe's.
-        together (int | None): SAEs to train in one pass, at most; by default as many as fit into
-            memory by our estimate. Settled once training has begun.
+        together (int | None): SAEs to train in one pass, at most; by default the two of a seed if
+            they fit into memory by our estimate. Settled once training has begun.
         device (str): Of the model and the SAEs; by default a GPU where there is one.
         judge_url (str | None): Of autointerp, for instance http://127.0.0.1:8000/v1.
         judge_model (str | None): Its name there.

@@ -82,7 +82,7 @@ def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
     try:
         return train_together(
             cfg,
-            run.training_store(1),
+            run.training_store(seed),
             run.checkpoints / str(place),
             run.saes,
             run.metadata(seed),
