@@ -161,7 +161,7 @@ def marked(tokens: Sequence[int], marks: Sequence[bool], decode: Decode) -> str:
 def one_line(text: str) -> str:
     """`text` without line breaks of any kind, and without what begins a turn of a chat."""
     # many chat formats write <|im_start|> and the like, which servers read in messages too
-    return text.translate(_LINE_BREAKS)
+    return text.translate(_LINE_BREAKS).replace("<|", "<¦")
 
 
 def _scoring(instruction: str, explanation: str, texts: Sequence[str]) -> Messages:
