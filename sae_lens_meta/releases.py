@@ -4,7 +4,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -27,6 +27,10 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 LOADER = "sae_lens_meta"  # what SAELens's directory calls our loader
 NEEDED_FILES = {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME}
 ALLOWED_FILES = {*NEEDED_FILES, SPARSITY_FILENAME}
+# what Windows takes for a device, whatever ending it has
+DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
+}
 
 
 def _matching(pattern: str, what: str) -> AfterValidator:
@@ -40,15 +44,37 @@ def _matching(pattern: str, what: str) -> AfterValidator:
 
 def check_inside(value: str) -> str:
     """
-    A path inside a repository.
+    A path inside a repository, which every system can have below a folder.
 
     Raises:
-        ValueError: if it is absolute, leads out of it, or is not written plainly.
+        ValueError: if it is absolute, leads out of the folder or nowhere, is not written
+            plainly, or has a part that is no name of a file or folder on Windows.
     """
-    path = PurePosixPath(value)
-    if path.is_absolute() or ".." in path.parts or "\\" in value or str(path) != value:
-        raise ValueError(f"{value!r} is not a plain path inside the repository")
+    if value.startswith("/"):
+        raise ValueError(
+            f"{value!r} is not a plain path inside the repository: absolute"
+        )
+    for part in value.split("/"):
+        if reason := _why_no_name(part):
+            raise ValueError(
+                f"{value!r} is not a plain path inside the repository: {reason}"
+            )
     return value
+
+
+def _why_no_name(part: str) -> str | None:
+    """What keeps one part of a path from being a name; None where nothing does."""
+    if part in ("", ".", ".."):
+        return f"it has {part!r} where the name of a file or folder belongs"
+    if not part.isprintable():
+        return f"{part!r} has a character that cannot be seen"
+    if found := set(part) & set('\\:*?"<>|'):
+        return f"{part!r} has a {min(found)!r}, which no name has on Windows"
+    if part[-1] in ". ":
+        return f"{part!r} ends in {part[-1]!r}, which Windows drops"
+    if part.split(".")[0].rstrip().lower() in DEVICES:
+        return f"{part!r} is the name of a device on Windows"
+    return None
 
 
 def check_repo_id(value: str) -> str:
@@ -72,13 +98,15 @@ def check_release_name(value: str) -> str:
     A name for `SAE.from_pretrained`.
 
     Raises:
-        ValueError: if it has other characters than letters, digits, `.`, `-` and `_`, or is
-            that of a release of SAELens.
+        ValueError: if it has other characters than letters, digits, `.`, `-` and `_`, cannot
+            be the name of a folder, or is that of a release of SAELens.
     """
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", value, re.ASCII):
         raise ValueError(
             f"{value!r} is no name for a release: letters, digits, '.', '-' and '_'"
         )
+    if reason := _why_no_name(value):
+        raise ValueError(f"{value!r} is no name for a release: {reason}")
     known = get_pretrained_saes_directory().get(value)
     if known is not None and known.conversion_func != LOADER:
         raise ValueError(f"{value!r} is the name of a release of SAELens")

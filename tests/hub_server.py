@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -104,6 +105,7 @@ class HubServer:
         url: where it listens.
         storage_url: where large files are, another host as in the field.
         stall_s: how long a stalled answer hangs.
+        page: how many entries a listing has in one answer.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -113,6 +115,7 @@ class HubServer:
     url: str = ""
     storage_url: str = ""
     stall_s: float = 3.0
+    page: int = 1000
 
     def new_repo(self, name: str, private: bool = False) -> Repo:
         """A repository with the first commit that the Hub makes itself [docs]."""
@@ -156,6 +159,7 @@ _ROUTES = {  # what answers, by method and path
     r"POST /api/repos/create": "create",
     r"POST /api/validate-yaml": "validate_yaml",
     r"GET /api/models/(?P<repo>[^/]+/[^/]+)/refs": "refs",
+    r"GET /api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>.+)": "tree",
     r"GET /api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>.+))?": "info",
     r"POST /api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>.+)": "preupload",
     r"POST /api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>.+)": "commit",
@@ -243,10 +247,32 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, repo: str, revision: str | None) -> None:
         found = self._repo(repo)
         commit = self._commit_of(found, revision or "main")
-        siblings = [{"rfilename": name} for name in sorted(found.commits[commit])]
+        names = sorted(found.commits[commit])[: self.hub.page]
+        siblings = [{"rfilename": name} for name in names]
         self._send_json(
             {"id": repo, "sha": commit, "private": found.private, "siblings": siblings}
         )
+
+    def tree(self, repo: str, revision: str) -> None:
+        """Some of the files, and where the next ones are [_paginate_pages; list_repo_tree]."""
+        found = self._repo(repo)
+        files = found.commits[self._commit_of(found, revision)]
+        query = parse_qs(urlsplit(self.path).query)
+        if query["recursive"][0].lower() != "true":
+            raise _Refusal(400, "Folders are not listed here: ask for all files")
+        folders = {str(f) for n in files for f in PurePosixPath(n).parents} - {"."}
+        listed = [
+            {"type": "directory", "path": f, "oid": git_sha1(b"")} for f in folders
+        ]
+        for name, content in files.items():
+            small = {"path": name, "size": len(content), "oid": git_sha1(content)}
+            listed.append({"type": "file", **small})
+        start = int(query.get("cursor", ["0"])[0])
+        after, path = start + self.hub.page, urlsplit(self.path).path
+        link = f'<{self.hub.url}{path}?recursive=true&cursor={after}>; rel="next"'
+        headers = {"Link": link} if after < len(listed) else {}
+        listed.sort(key=lambda entry: entry["path"])
+        self._send_json(listed[start:after], headers)
 
     def refs(self, repo: str) -> None:
         found = self._repo(repo)
@@ -449,10 +475,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self) -> dict[str, Any]:
         return json.loads(self.body)
 
-    def _send_json(self, value: dict[str, Any]) -> None:
-        self._send(
-            200, json.dumps(value).encode(), {"Content-Type": "application/json"}
-        )
+    def _send_json(self, value: Any, headers: dict[str, str] | None = None) -> None:
+        kind = {"Content-Type": "application/json"}
+        self._send(200, json.dumps(value).encode(), kind | (headers or {}))
 
     def _send(
         self, status: int, content: bytes, headers: dict[str, str] | None = None

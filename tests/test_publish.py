@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,10 @@ from sae_lens_meta.evaluation.source import SourceConfig
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
-from sae_lens_meta.publishing.package import Package, make_package
-from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.publishing.package import Package
+from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.publishing.upload import PublishError
-from sae_lens_meta.releases import NEEDED_FILES, check_release_name
+from sae_lens_meta.releases import NEEDED_FILES, Release, check_release_name
 from tests.comparisons import N_TOKENS, compared, comparison
 from tests.helpers import meta_config, sparse_batches, train
 from tests.hub_server import STRANGER, WRITER, Fault, HubServer
@@ -313,19 +314,109 @@ def test_a_listed_name_is_not_given_to_another_model_or_to_fewer_saes(
     assert len(hub.requests) == n_requests, "all of it before anything is uploaded"
 
 
-def test_a_repository_that_is_public_or_holds_another_sae_is_left_alone(
-    hub: HubServer, send: Callable[[], str], package: Package
+def test_a_public_repository_is_not_taken_for_a_private_one(
+    hub: HubServer, send: Callable[..., str]
+) -> None:
+    before = dict(hub.new_repo(REPO).files)
+    with pytest.raises(PublishError, match="exists and is public"):
+        send(private=True)
+    assert hub.repos[REPO].files == before
+    hub.repos.clear()
+    send(private=True)
+    assert hub.repos[REPO].private
+
+
+CARD = b"---\nlicense: mit\n---\n# Mine\n"
+BESIDE_A_RELEASE = {
+    "another format": {"model.safetensors": b"w"},
+    "a config at the root": {"cfg.json": b"{}"},
+    "a pickle in a folder": {"x/ae.pt": b"w"},
+    "another hook": {"blocks.9/cfg.json": b"{}", f"blocks.9/{WEIGHTS}": b"w"},
+    "a config in the SAE's own folder": {f"{HOOK}/x/cfg.json": b"{}"},
+    "a format that we do not know": {"sae/weights": b"w", "tiny.Q4_1.gguf": b"w"},
+    "somebody's card": {"README.md": CARD},
+}
+WITHOUT_A_CARD_OF_OURS = BESIDE_A_RELEASE | {
+    "SAELens's own upload of this hook": {
+        f"{HOOK}/cfg.json": b"{}",
+        f"{HOOK}/{WEIGHTS}": b"w",
+        "README.md": CARD,
+    },
+    "the same without a card": {f"{HOOK}/cfg.json": b"{}", f"{HOOK}/{WEIGHTS}": b"w"},
+    "somebody's report": {"report.html": b"<html>"},
+}
+
+
+def check_left_alone(
+    hub: HubServer, send: Callable[..., str], others: dict[str, bytes]
+) -> None:
+    """A repository with these files too is refused by their names, and nothing is sent."""
+    repo = hub.repos[REPO]
+    head = repo.commit({**repo.files, **others}, repo.large[repo.head])
+    hub.requests.clear()
+    with pytest.raises(
+        PublishError, match="not of the release 'metasae-tiny'"
+    ) as error:
+        send()
+    assert all(name in str(error.value) for name in others)
+    assert "Give another repository" in str(error.value)
+    assert repo.head == head
+    assert not [path for _, path in hub.requests if "/preupload/" in path]
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_CARD_OF_OURS)
+def test_a_repository_of_something_else_is_left_alone(
+    hub: HubServer, send: Callable[..., str], name: str
+) -> None:
+    hub.new_repo(REPO)
+    check_left_alone(hub, send, WITHOUT_A_CARD_OF_OURS[name])
+
+
+@pytest.mark.parametrize("name", BESIDE_A_RELEASE)
+def test_an_update_does_not_take_what_was_added_beside_a_release(
+    hub: HubServer, send: Callable[..., str], name: str
+) -> None:
+    send()
+    check_left_alone(hub, send, BESIDE_A_RELEASE[name])
+
+
+def test_a_file_is_found_however_long_the_listing_is(
+    hub: HubServer, send: Callable[..., str]
+) -> None:
+    hub.page = 3
+    repo = hub.new_repo(REPO)
+    notes = {f"notes/{i:03}.md": b"a note" for i in range(20)}
+    repo.commit({**repo.files, **notes}, set())
+    check_left_alone(hub, send, {"z/model.safetensors": b"w"})
+
+
+def test_documents_and_a_card_without_text_are_no_hindrance(
+    hub: HubServer, send: Callable[..., str]
 ) -> None:
     repo = hub.new_repo(REPO)
-    with pytest.raises(PublishError, match="exists and is public"):
-        upload.upload(package, REPO, True, lambda _: None)
-    repo.commit({**repo.files, "blocks.9/cfg.json": b"{}"}, set())
-    with pytest.raises(PublishError, match="holds another SAE, blocks.9/cfg.json"):
+    documents = {"LICENSE": b"MIT", "docs/plot.png": b"png", "notes.md": b"a note"}
+    licence = {"README.md": b"---\nlicense: mit\n---\n"}  # as the Hub makes it
+    repo.commit({**repo.files, **documents, **licence}, set())
+    for _ in range(2):
         send()
-    assert f"{HOOK}/cfg.json" not in repo.files
-    hub.repos.clear()
-    upload.upload(package, REPO, True, lambda _: None)
-    assert hub.repos[REPO].private
+        assert documents.items() <= repo.files.items()
+    assert b"# metasae-tiny" in repo.files["README.md"]
+
+
+@pytest.mark.usefixtures("list_path")
+def test_another_release_is_not_written_over_though_its_files_have_the_same_names(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    release()
+    head = hub.repos[REPO].head
+    with pytest.raises(PublishError, match="--release metasae-tiny"):
+        release(release="metasae-new")
+    cfg = json.loads((path / "cfg.json").read_text())
+    cfg["metadata"]["model_name"] = "org/else"
+    (path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(PublishError, match="of the model 'tiny', but .* 'org/else'"):
+        release()
+    assert hub.repos[REPO].head == head
 
 
 def test_what_an_earlier_sae_left_is_gone_and_sparsity_is_published(
@@ -380,25 +471,62 @@ def test_verifying_reads_the_commit_from_the_hub_and_not_the_cache(
     assert {f"/{REPO}/resolve/{commit}/{name}" for name in small} == set(downloads)
     hub.requests.clear()
     send()
-    again = [p for m, p in hub.requests if m == "GET" and "/resolve/" in p]
-    assert sorted(again) == sorted(downloads)
+    again = Counter(p for m, p in hub.requests if m == "GET" and "/resolve/" in p)
+    # once more those that say whose release is there
+    read = {f"/{REPO}/resolve/{commit}/{n}" for n in ("README.md", f"{HOOK}/cfg.json")}
+    assert again == Counter(downloads) + Counter(read)
 
 
-def test_a_dry_run_shows_everything_and_asks_the_hub_nothing(
-    hub: HubServer, path: Path, list_path: Path, capsys: pytest.CaptureFixture[str]
+DRY_RUN = {
+    "a new repository": (lambda _: None, "publishing creates it"),
+    "an empty one": (lambda hub: hub.new_repo(REPO), "may take the release"),
+    "a Hub that is down": (
+        lambda hub: hub.faults.append(Fault("GET", 503, 99)),
+        "answered 503: .* could not be looked at",
+    ),
+}
+
+
+@pytest.mark.usefixtures("as_writer")
+@pytest.mark.parametrize("name", DRY_RUN)
+def test_a_dry_run_shows_everything_looks_at_the_repository_and_changes_nothing(
+    hub: HubServer,
+    path: Path,
+    list_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
 ) -> None:
+    prepare_hub, message = DRY_RUN[name]
+    prepare_hub(hub)
+    heads = {name: repo.head for name, repo in hub.repos.items()}
     before, output = list_path.read_text(), path.parent / "out"
     main(
         ["publish", "--dry-run", str(path), "--repo", REPO, "--release", "metasae-tiny"]
         + ["--output", str(output)]
     )
     shown = capsys.readouterr().out
-    assert not hub.requests and list_path.read_text() == before
-    for name in ("README.md", "report.html", f"{HOOK}/meta/{WEIGHTS}"):
-        assert name in shown and (output / name).is_file()
+    assert re.search(message, " ".join(shown.split()))
+    assert {method for method, _ in hub.requests} == {"GET"}
+    assert {name: repo.head for name, repo in hub.repos.items()} == heads
+    assert list_path.read_text() == before
+    for file in ("README.md", "report.html", f"{HOOK}/meta/{WEIGHTS}"):
+        assert file in shown and (output / file).is_file()
     assert file_sha256(output / HOOK / WEIGHTS)[:16] in shown
     entry = yaml.safe_load(shown[shown.index("  - name:") :].split("Written")[0])
     assert entry[0]["name"] == "metasae-tiny" and entry[0]["saes"][0]["l0"] == 32.0
+
+
+def test_a_dry_run_is_refused_as_publishing_would_be(
+    hub: HubServer, release: Callable[..., Any]
+) -> None:
+    repo = hub.new_repo(REPO)
+    repo.commit({**repo.files, "x/ae.pt": b"w"}, set())
+    messages = []
+    for dry_run in (True, False):
+        with pytest.raises(PublishError, match="x/ae.pt") as error:
+            release(dry_run=dry_run)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def test_a_bundled_release_loads_from_the_package_and_is_uploaded_nowhere(
@@ -457,19 +585,31 @@ def test_running_again_adds_nothing_and_a_change_is_another_tag(
 
 
 @pytest.fixture(scope="module")
-def package(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+def prepared(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Package, Release]:
     """What `trained` uploads, prepared once."""
-    cfg = PublishConfig(REPO, output=tmp_path_factory.mktemp("out"), dry_run=True)
-    publish(trained, cfg, Console(quiet=True))
-    made = make_package(trained, trained / "comparison.json", cfg.output)
-    made.names.append("README.md")
-    return made
+    cfg = PublishConfig(REPO, output=tmp_path_factory.mktemp("out"))
+    return prepare(trained, cfg, Console(quiet=True))
 
 
 @pytest.fixture
-def send(hub: HubServer, as_writer: None, package: Package) -> Callable[[], str]:  # noqa: ARG001
+def package(prepared: tuple[Package, Release]) -> Package:
+    return prepared[0]
+
+
+@pytest.fixture
+def send(
+    hub: HubServer,  # noqa: ARG001
+    as_writer: None,  # noqa: ARG001
+    prepared: tuple[Package, Release],
+) -> Callable[..., str]:
     """Uploads it as the writer."""
-    return lambda: upload.upload(package, REPO, False, lambda _: None)
+
+    def run(private: bool = False) -> str:
+        return upload.upload(*prepared, private, lambda _: None)
+
+    return run
 
 
 PASSING = [
@@ -719,6 +859,15 @@ def test_the_run_itself_is_not_written_over(
     with pytest.raises(ValueError, match="Give another --output"):
         release(output=path)
     assert (path / "comparison.json").read_bytes() == before and not hub.requests
+
+
+def test_a_readme_in_the_output_folder_that_is_no_card_stays(
+    hub: HubServer, release: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text("# My project")
+    with pytest.raises(ValueError, match="is not a card .* Give another --output"):
+        release(output=tmp_path)
+    assert (tmp_path / "README.md").read_text() == "# My project" and not hub.requests
 
 
 @pytest.mark.parametrize("repo", ["alone", "a/b/c", "tests/", "tests/a--b", "../x/y"])

@@ -349,6 +349,8 @@ def broken_zoo(saved: Path, tmp_path: Path, old: str, new: str) -> str:
         (f"revision: {COMMIT}", "revision: main", "the 40 digits of a commit"),
         (f"path: {FOLDER}", "path: ../elsewhere", "not a plain path inside"),
         (f"meta_path: {FOLDER}/meta", "meta_path: /etc", "not a plain path inside"),
+        (f"path: {FOLDER}", "path: .", "not a plain path inside"),
+        (f"meta_path: {FOLDER}/meta", "meta_path: 'C:/x'", "not a plain path inside"),
         ("hook: blocks.0.hook", "hook: blocks.0.hook\n  hook: twice", "stands twice"),
     ],
 )
@@ -356,6 +358,62 @@ def test_a_wrong_line_of_the_list_is_named(
     saved: Path, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     assert re.search(message, broken_zoo(saved, tmp_path, old, new))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("", "it has '' where the name"),
+        (".", "it has '.' where the name"),
+        ("..", "it has '..' where the name"),
+        ("a/../b", "it has '..' where the name"),
+        ("./a", "it has '.' where the name"),
+        ("a//b", "it has '' where the name"),
+        ("a/", "it has '' where the name"),
+        ("/a", "absolute"),
+        ("C:", "has a ':'"),
+        ("C:/x", "has a ':'"),
+        ("c:x", "has a ':'"),
+        ("a\\b", "has a '\\\\\\\\'"),
+        ("a/b?", "has a '.'"),
+        ("a./b", "ends in '.'"),
+        ("a/b ", "ends in ' '"),
+        ("CON", "device"),
+        ("a/nul", "device"),
+        ("Aux.json", "device"),
+        ("com1 .x/y", "device"),
+        ("LPT³", "device"),
+        ("a\nb", "cannot be seen"),
+        ("a\0", "cannot be seen"),
+        ("a\u202eb", "cannot be seen"),
+    ],
+)
+def test_a_path_that_not_every_system_can_have_inside_a_folder_is_refused(
+    path: str, reason: str
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"is not a plain path inside the repository: .*{reason}"
+    ):
+        releases.check_inside(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "blocks.0.hook_resid_pre",
+        "model.layers.11/meta/cfg.json",
+        "console/com/lpt10/a b/.x",
+        "größe",
+    ],
+)
+def test_a_path_inside_a_folder_is_taken_as_it_is(path: str) -> None:
+    assert releases.check_inside(path) == path
+
+
+@pytest.mark.parametrize("name", ["nul", "con.v2", "tiny."])
+def test_a_release_has_a_name_that_a_folder_can_have(name: str) -> None:
+    with pytest.raises(ValueError, match="no name for a release: .* Windows"):
+        releases.check_release_name(name)
 
 
 def test_files_must_be_safetensors_of_the_sae_with_a_sha256(

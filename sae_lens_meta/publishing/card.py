@@ -61,6 +61,13 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
     )
 
 
+def released_name(card: str) -> str | None:
+    """The release that a card of ours is of; None for a README that is not from our template."""
+    line = r'^meta_sae = sae_lens_meta\.load_meta_sae\("([^"]+)"\)$'
+    found = re.search(line, card, re.MULTILINE)
+    return found[1] if found else None
+
+
 def _on_the_hub(dataset: str) -> list[str] | None:
     """A dataset's name there, without its configuration; None for what is a file."""
     name = dataset.partition(":")[0]

@@ -95,7 +95,7 @@ def make_package(path: Path, comparison_path: Path, folder: Path) -> Package:
     hook = sae.cfg.metadata.hook_name
     if not hook:
         raise ValueError(f"{path / SAE_CFG_FILENAME} does not record a hook_name.")
-    if check_inside(hook) in BESIDE:
+    if check_inside(hook).split("/")[0].lower() in {name.lower() for name in BESIDE}:
         raise ValueError(f"The hook {hook!r} cannot be the name of a folder.")
     comparison = _scrubbed_comparison(comparison_path)
     measured = _measured(comparison, path, comparison_path)

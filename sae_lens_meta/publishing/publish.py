@@ -11,10 +11,10 @@ from rich.table import Table
 from sae_lens.constants import RUNNER_CFG_FILENAME
 from simple_parsing import field
 
-from sae_lens_meta.publishing.card import PAPER, model_card
+from sae_lens_meta.publishing.card import PAPER, model_card, released_name
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
-from sae_lens_meta.publishing.upload import upload
+from sae_lens_meta.publishing.upload import look_ahead, upload
 from sae_lens_meta.release_files import bundle, check_small
 from sae_lens_meta.releases import (
     LOADER,
@@ -50,7 +50,8 @@ class PublishConfig:
         release (str | None): Name of the release, whose entry in pretrained.yaml is written. By
             default the repository's, and the entry is printed only.
         private (bool): Create the repository private.
-        dry_run (bool): Prepare everything and show it, but upload and write nothing.
+        dry_run (bool): Prepare everything and show it, and look whether the repository may take
+            it, but upload and write nothing.
         bundle (bool): Put the files into this package in the place of uploading them; for a
             release small enough to travel with it.
         comparison (Path | None): Output folder of `compare`, which measured the SAE; by default
@@ -87,25 +88,14 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
             another model or hook, the SAE does not record how it was trained, what is to be
             bundled has no name or is more than 20 MB, or as `make_package`.
         FileNotFoundError: as `make_package`.
-        PublishError: as `upload`.
+        PublishError: as `upload`; of a dry run, as `look_ahead`.
     """
-    check_repo_id(cfg.repo)
-    if cfg.bundle and cfg.release is None:
-        raise ValueError("--bundle takes the name of the release: give --release.")
-    comparison = (cfg.comparison or path) / "comparison.json"
-    package = make_package(path, comparison, cfg.output)
-    release = _release(path, cfg, package)
-    if cfg.release:
-        # what is wrong with the entry must not show only after the upload
-        list_with(release)
-    dataset = scrubbed(cfg.dataset or package.metadata.get("dataset_path") or UNKNOWN)
-    model_card(package, release, dataset).save(package.folder / CARD)
-    package.names.append(CARD)
-    where = "the package" if cfg.bundle else f"{cfg.repo}, in one commit"
-    console.print(_contents(package, where))
+    package, release = prepare(path, cfg, console)
     if cfg.bundle:
         check_small(package.folder, package.names)
     if cfg.dry_run:
+        if not cfg.bundle:
+            look_ahead(package, release, cfg.private, console.print)
         console.print("Nothing was published. The files are in", cfg.output)
         zeros = "" if cfg.bundle else ", zeros standing for the commit"
         console.print(f"Entry of pretrained.yaml{zeros}:\n")
@@ -113,13 +103,48 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
         folder = bundle(package.folder, package.names, release.name)
         console.print(f"Written: {folder}")
     else:
-        commit = upload(package, cfg.repo, cfg.private, console.print)
+        commit = upload(package, release, cfg.private, console.print)
         release = release.model_copy(update={"revision": commit})
         console.print("Entry of pretrained.yaml:\n")
     console.print(entry_text(release), markup=False, highlight=False, soft_wrap=True)
     if cfg.release and not cfg.dry_run:
         console.print(f"Written: {write_release(release)}")
     return release
+
+
+def prepare(
+    path: Path, cfg: PublishConfig, console: Console
+) -> tuple[Package, Release]:
+    """
+    Writes what `publish` uploads to `cfg.output` and shows it; asks the Hub nothing.
+
+    Returns:
+        The files with their card, and the release but for its commit.
+
+    Raises:
+        ValueError: as `publish`.
+        FileNotFoundError: as `make_package`.
+    """
+    check_repo_id(cfg.repo)
+    if cfg.bundle and cfg.release is None:
+        raise ValueError("--bundle takes the name of the release: give --release.")
+    card = cfg.output / CARD
+    if card.is_file() and released_name(card.read_text(errors="replace")) is None:
+        raise ValueError(
+            f"{card} is not a card of a release and would be replaced. Give another --output."
+        )
+    comparison = (cfg.comparison or path) / "comparison.json"
+    package = make_package(path, comparison, cfg.output)
+    release = _release(path, cfg, package)
+    if cfg.release:
+        # what is wrong with the entry must not show only after the upload
+        list_with(release)
+    dataset = scrubbed(cfg.dataset or package.metadata.get("dataset_path") or UNKNOWN)
+    model_card(package, release, dataset).save(card)
+    package.names.append(CARD)
+    where = "the package" if cfg.bundle else f"{cfg.repo}, in one commit"
+    console.print(_contents(package, where))
+    return package, release
 
 
 def _release(path: Path, cfg: PublishConfig, package: Package) -> Release:

@@ -1,28 +1,30 @@
 """What must not leave a machine with a config: its paths and its secrets."""
 
-import os
 import re
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_token
+from sae_lens_meta.publishing.credentials import (
+    is_secret,
+    known_secrets,
+    without_secrets,
+)
 
-REMOVED = "[removed]"
-_KINDS = r"secret|passwd|password|credentials?|api_?key|(access|private|wandb|hf)_key"
-# not just any token: configs also name those of a vocabulary
-_SECRET_NAME = re.compile(
-    rf"(^|_)({_KINDS}|(hf|hub|api|auth|access|bearer|wandb|github)_token)(_|$)|^token$"
+# what a path starts with: none of these is inside an address, an id or a regular expression
+_STARTS = (
+    r"[A-Za-z][\w+.-]+:///+",  # file:///home, sqlite:////home
+    r"(?:file|smb|cifs|nfs|afp)://",
+    r"~[\w-]*(?:/+|\\+(?=\w\w))",
+    r"\.{1,2}(?:/+|\\+(?=\w\w))",
+    r"[A-Za-z]:[/\\]+",
+    r"/",
+    r"(?<!:)//(?=[\w.-]+[/\\])",  # //host/share
+    r"\\\\(?=[\w.$-]{2,}\\[^\s\\])",  # \\host\share
+    r"\\{4}(?=[\w.$-]{2,}\\\\[^\s\\])",  # the same, written as in a program
+    r"\\\\[?.]\\",  # \\?\C:\
 )
-_SECRET = re.compile(
-    r"\b(?:hf|sk|gh[opsur]|glpat|github_pat|xox[abp])[_-][\w-]{16,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|(?<=[?&]token=)[^&\s]+"
-)
-_USER_OF_URL = re.compile(r"(?<=://)(?:[^\s/@:]+:\S*|[^\s/@]+)@")
-# a path that starts at the root, at a home, or here: none of these is inside a URL or an id
-_START = r"(?:file://)?(?:~[\w-]*|\.{1,2}|[A-Za-z]:)?[/\\](?!/)"
-_PATH = re.compile(
-    rf"(?<![\w/.~\\-]){_START}[^\s/\\'\"](?:[^\s'\",;]*[^\s'\",;.:)\]])?"
-)
+_START = rf"(?:{'|'.join(_STARTS)})(?=[\w~@$%-]|\.[\w.])"
+_PATH = re.compile(rf"(?<![\w/.~\\-]){_START}[^\s'\",;]*[^\s'\",;.:)\]]")
 
 
 def scrubbed(value: Any) -> Any:
@@ -31,47 +33,35 @@ def scrubbed(value: Any) -> Any:
 
     Of a path only its last part stays, for instance the name of a dataset's file. Left out
     are entries whose name says that they are a secret; removed are tokens of the usual
-    forms, the token that `huggingface_hub` uses, the values of environment variables whose
-    names say so, and the user in a URL.
+    forms, what is assigned to such a name in a text, the token that `huggingface_hub` uses,
+    the values of environment variables whose names say so, and the user in a URL.
     """
-    named = [v for k, v in os.environ.items() if _is_secret(k)]
-    secrets = {s for s in (*named, get_token()) if s and len(s) >= 8}
-    # a secret may begin with another one
-    return _scrubbed(value, sorted(secrets, key=len, reverse=True))
+    return _scrubbed(value, known_secrets())
 
 
-def _is_secret(name: str) -> bool:
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("-", "_").lower()
-    return _SECRET_NAME.search(words) is not None
-
-
-def _scrubbed(value: Any, secrets: list[str]) -> Any:
+def _scrubbed(value: Any, known: re.Pattern[str] | None) -> Any:
     if isinstance(value, dict):
         return {
-            _text(str(key), secrets): _scrubbed(inner, secrets)
+            _text(str(key), known): _scrubbed(inner, known)
             for key, inner in value.items()
-            if not _is_secret(str(key))
+            if not is_secret(str(key), inner)
         }
     if isinstance(value, list | tuple):
-        return [_scrubbed(inner, secrets) for inner in value]
-    return _text(value, secrets) if isinstance(value, str) else value
+        return [_scrubbed(inner, known) for inner in value]
+    return _text(value, known) if isinstance(value, str) else value
 
 
-def _text(text: str, secrets: list[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, REMOVED)
-    text = _USER_OF_URL.sub("", _SECRET.sub(REMOVED, text))
+def _text(text: str, known: re.Pattern[str] | None) -> str:
+    text = without_secrets(text, known)
     if re.match(_START, text) and "\n" not in text and " --" not in text:
         return _last_part(text)  # all of it is a path, whatever spaces it has
     text = _PATH.sub(lambda match: _last_part(match.group()), text)
     home = Path.home()
-    if home != Path(
-        home.anchor
-    ):  # what is left stands behind something, as in -I/home/me
+    # what is left stands behind something, as in -I/home/me
+    if home != Path(home.anchor):
         text = re.sub(rf"{re.escape(str(home))}(?=[/\\]|$)", "~", text)
     return text
 
 
 def _last_part(path: str) -> str:
-    kind = PureWindowsPath if "\\" in path else PurePosixPath
-    return kind(path).name
+    return re.split(r"[/\\]+", path.rstrip("/\\"))[-1]

@@ -11,10 +11,14 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
-    ModelInfo,
     hf_hub_download,
 )
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from sae_lens.constants import SAE_CFG_FILENAME
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -24,9 +28,12 @@ from tenacity import (
 )
 
 from sae_lens_meta.hashing import file_sha256
-from sae_lens_meta.publishing.package import Package
+from sae_lens_meta.publishing.package import CARD, Package
+from sae_lens_meta.publishing.repository import Repository, obstacle, stale
+from sae_lens_meta.releases import Release
 
 ATTEMPTS = 4
+ANSWER_S = 30  # seconds to wait for the Hub's first answer
 TRANSIENT = (429, 500, 502, 503, 504)
 T = TypeVar("T")
 
@@ -36,19 +43,19 @@ class PublishError(OSError):
 
 
 def upload(
-    package: Package, repo: str, private: bool, say: Callable[[str], None]
+    package: Package, release: Release, private: bool, say: Callable[[str], None]
 ) -> str:
     """
-    Brings a package to a repository on the Hub: all or nothing, and no more than once.
+    Brings a package to its repository on the Hub: all or nothing, and no more than once.
 
-    The commit is made on the head seen at the start and is refused where somebody else has
-    committed meanwhile. The tag, `v1` or the next number, is set after all files have been
-    downloaded again and compared; a tagged revision is a complete one. Run again after an
-    interruption, it does what is missing.
+    The commit is made on the head seen at the start, which must hold nothing but this release
+    and documents, and is refused where somebody else has committed meanwhile. The tag, `v1`
+    or the next number, is set after all files have been downloaded again and compared; a
+    tagged revision is a complete one. Run again after an interruption, it does what is missing.
 
     Args:
         package: with its card.
-        repo: `organisation/name`; created if there is none.
+        release: with the repository, which is created if there is none.
         private: whether it is created private.
         say: shows a line to the user.
 
@@ -56,15 +63,15 @@ def upload(
         The commit.
 
     Raises:
-        PublishError: if the Hub refuses, cannot be reached, or has other bytes than were sent.
+        PublishError: if the Hub refuses, cannot be reached, or has other bytes than were sent,
+            or the repository holds what is not of this release.
     """
-    api = HfApi()
+    api, repo = HfApi(), release.repo_id
     with _explained(repo, "No commit was confirmed, and a commit is all or nothing."):
         _patiently(lambda: api.create_repo(repo, private=private, exist_ok=True))
-        head = _patiently(lambda: api.model_info(repo))
-        stale = _stale(package, repo, head, private)
+        found = _looked_at(api, package, release, private)
         say(f"Uploading {len(package.names)} files to {repo}")
-        commit = _patiently(lambda: _commit(api, package, repo, head.sha, stale))
+        commit = _patiently(lambda: _commit(api, package, repo, found))
     say(f"Committed as {commit}; downloading it again")
     with _explained(repo, f"{commit} is there, but not verified and not tagged."):
         _verify(package, repo, commit)
@@ -72,60 +79,96 @@ def upload(
     return commit
 
 
-def _stale(package: Package, repo: str, head: ModelInfo, private: bool) -> list[str]:
+def look_ahead(
+    package: Package, release: Release, private: bool, say: Callable[[str], None]
+) -> None:
     """
-    Files that an earlier SAE left in the package's folders.
+    Says what `upload` would find in the repository, and changes nothing there.
 
     Raises:
-        PublishError: if the repository is not one that this package may be written to.
+        PublishError: if it would be refused for what the repository holds.
     """
+    repo = release.repo_id
+    try:
+        found = _looked_at(HfApi(), package, release, private)
+    except PublishError:
+        raise
+    except RepositoryNotFoundError:
+        say(f"There is no {repo} that the token may see; publishing creates it.")
+    except Exception as error:
+        say(f"{_meaning(error, repo)} So what {repo} holds could not be looked at.")
+    else:
+        n_replaced = len(set(found.files) & set(package.names))
+        say(f"{repo} may take the release, which replaces {n_replaced} files there.")
+
+
+def _looked_at(
+    api: HfApi, package: Package, release: Release, private: bool
+) -> Repository:
+    """
+    What the repository holds.
+
+    Raises:
+        PublishError: if it is not one that this package may be written to.
+    """
+    repo = release.repo_id
+    head = _patiently(lambda: api.model_info(repo, timeout=ANSWER_S))
     if private and not head.private:
         raise PublishError(
             f"{repo} exists and is public, so that --private would not hold. Make it "
             "private on the Hub first, or give another repository. Nothing was uploaded."
         )
-    names = [file.rfilename for file in head.siblings or []]
-    mine = (f"{package.hook}/", f"{package.meta_path}/")
-    others = [n for n in names if n.endswith("/cfg.json") and not n.startswith(mine)]
-    if others:
-        raise PublishError(
-            f"{repo} holds another SAE, {others[0]}; its card and report would be replaced. "
-            "Give another repository. Nothing was uploaded."
-        )
-    return [n for n in names if n.startswith(mine) and n not in package.names]
+    # `head.siblings` is one answer, this as many as it takes
+    files = _patiently(lambda: api.list_repo_files(repo, revision=head.sha))
+
+    texts = {
+        name: _text(repo, name, head.sha) if name in files else ""
+        for name in (CARD, f"{package.hook}/{SAE_CFG_FILENAME}")
+    }
+    found = Repository(head.sha, files, *texts.values())
+    if reason := obstacle(found, package, release):
+        raise PublishError(f"{repo} {reason} Nothing was uploaded.")
+    return found
 
 
-def _commit(
-    api: HfApi, package: Package, repo: str, parent: str | None, stale: list[str]
-) -> str:
+def _commit(api: HfApi, package: Package, repo: str, found: Repository) -> str:
     """The commit that has the package's files: a new one, or the head if it has them."""
     # the client asks once per operation what is there: new ones find a commit whose
     # answer was lost
     operations = [
         *(CommitOperationAdd(name, package.folder / name) for name in package.names),
-        *(CommitOperationDelete(name) for name in stale),
+        *(CommitOperationDelete(name) for name in stale(found, package)),
     ]
     return api.create_commit(
         repo,
         operations,
         commit_message=f"Publish the SAE of {package.hook}",
-        parent_commit=parent,
+        parent_commit=found.commit,
     ).oid
 
 
 def _verify(package: Package, repo: str, commit: str) -> None:
     with TemporaryDirectory() as cache:
         for name, sha256 in package.sha256().items():
-            path = _patiently(
-                lambda name=name: hf_hub_download(
-                    repo, name, revision=commit, cache_dir=cache
-                )
-            )
-            if file_sha256(Path(path)) != sha256:
+            if file_sha256(_downloaded(repo, name, commit, cache)) != sha256:
                 raise PublishError(
                     f"{name} in {repo} at {commit} is not the file that was sent: its "
                     "sha256 differs. The revision was not tagged. Run the command again."
                 )
+
+
+def _text(repo: str, name: str, commit: str | None) -> str:
+    with TemporaryDirectory() as cache:
+        path = _downloaded(repo, name, commit, cache)
+        return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _downloaded(repo: str, name: str, commit: str | None, cache: str) -> Path:
+    return Path(
+        _patiently(
+            lambda: hf_hub_download(repo, name, revision=commit, cache_dir=cache)
+        )
+    )
 
 
 def _tag(api: HfApi, repo: str, commit: str) -> str:
@@ -185,17 +228,21 @@ def _explained(repo: str, state: str) -> Iterator[None]:
         yield
     except PublishError:
         raise
-    except Exception as error:  # of several HTTP libraries, as the client's versions go
-        response = _response(error)
-        status = None if response is None else response.status_code
-        what = _MEANING.get(status, "").format(repo=repo, org=repo.split("/")[0])
-        if not what:
-            answer = f"answered {status}" if status else "gave no answer"
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            what = f"The Hub {answer}: {first_line}"
+    except Exception as error:
         raise PublishError(
-            f"{what} {state} Run the command again: it does what is missing."
+            f"{_meaning(error, repo)} {state} Run the command again: it does what is missing."
         ) from error
+
+
+def _meaning(error: Exception, repo: str) -> str:
+    """A sentence on what the client raises, by one of several HTTP libraries."""
+    response = _response(error)
+    status = None if response is None else response.status_code
+    if meaning := _MEANING.get(status):
+        return meaning.format(repo=repo, org=repo.split("/")[0])
+    answer = f"answered {status}" if status else "gave no answer"
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"The Hub {answer}: {first_line}"
 
 
 _MEANING: dict[int | None, str] = {

@@ -20,7 +20,7 @@ from sae_lens_meta.evaluation.autointerp import autointerp
 from sae_lens_meta.evaluation.autointerp.judge import Judge, OpenAIJudge
 from sae_lens_meta.evaluation.compare import add_autointerp, compare
 from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
-from sae_lens_meta.publishing.publish import PublishConfig, publish
+from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
 from sae_lens_meta.reproduce.run import Run
@@ -195,7 +195,6 @@ def publish_first(run: Run) -> Figures:
     cfg = PublishConfig(
         repo=run.repo or f"sae-lens-meta/{recipe.release}",
         release=recipe.release,
-        dry_run=run.repo is None,
         comparison=run.folder / "comparison",
         output=run.folder / "publish",
         base_model=card.base_model,
@@ -206,8 +205,9 @@ def publish_first(run: Run) -> Figures:
         cfg.release = None
         cfg.base_model = recipe.model
         cfg.training = "a rehearsal: these SAEs are of random weights and worth nothing"
-    release = publish(run.paths(JOINT)[0], cfg, Console())
-    return {"repo": release.repo_id, "uploaded": run.repo is not None}
+    # the Hub is not asked about a repository that nobody has named
+    (publish if run.repo else prepare)(run.paths(JOINT)[0], cfg, Console())
+    return {"repo": cfg.repo, "uploaded": run.repo is not None}
 
 
 STAGES: dict[str, Callable[[Run], Figures]] = {
