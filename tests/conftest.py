@@ -29,7 +29,7 @@ def _quiet_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a folder that SAELens loads."""
-    return convert_gguf(smollm2_gguf(), tmp_path_factory.mktemp("model") / "smollm2")
+    return convert_gguf(smollm2_gguf(), tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from sae_lens_meta.release_files import MAX_BUNDLED
 
@@ -61,3 +63,22 @@ import sae_lens_meta
 assert "rich.console" not in sys.modules or "sae_lens_meta.demo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_lowest_versions_promised_are_those_that_are_tested() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["demo"], *extras["dev"]]
+    floors = {
+        requirement.name: Version(specifier.version)
+        for requirement in map(Requirement, asked)
+        for specifier in requirement.specifier
+        if specifier.operator == ">="
+    }
+    lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if "==" in line]
+    tested = {name: Version(version) for name, version in pins}
+    # torch is pinned by the Makefile; the linters do not run there
+    elsewhere = {"torch", "ruff", "pyright"}
+    assert tested == {name: floors[name] for name in floors.keys() - elsewhere}

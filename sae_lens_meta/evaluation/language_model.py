@@ -22,7 +22,7 @@ def model_path(model: str) -> str:
         return model
     gguf = smollm2_gguf() if model == SMOLLM2 else Path(model)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return str(convert_gguf(gguf, cache / "sae_lens_meta" / gguf.stem))
+    return str(convert_gguf(gguf, cache / "sae_lens_meta"))
 
 
 def model_metadata(model: str) -> dict[str, str]:
