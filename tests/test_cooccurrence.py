@@ -87,12 +87,13 @@ def test_every_form_of_firing_counts_the_same() -> None:
         assert counter.n_tokens == N
 
 
-def test_a_negative_or_stored_zero_value_does_not_fire() -> None:
+def test_a_negative_value_fires_and_a_stored_zero_does_not() -> None:
+    # both directions of a latent of an abstopk SAE
     acts = torch.tensor([[0.5, -1.0, 0.0]])
     places = torch.tensor([[0, 0, 0], [0, 1, 2]])
     sparse = torch.sparse_coo_tensor(places, acts[0], (1, 3), check_invariants=True)
     for form in (acts, sparse):
-        assert counted(form).fired_a.tolist() == [1, 0, 0]
+        assert counted(form).fired_a.tolist() == [1, 1, 0]
 
 
 def test_splitting_the_stream_merging_and_flushing_change_nothing(

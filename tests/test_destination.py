@@ -100,10 +100,14 @@ def stopped(tmp_path: Path, sae: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         # the package's own `autointerp` is the function
         monkeypatch.setattr(import_module(f"sae_lens_meta.{module}"), name, work)
     monkeypatch.chdir(tmp_path)
+    solo = tmp_path / "solo"
+    MetaTrainingSAE(
+        meta_config(decomposability_coefficient=0, init_seed=1)
+    ).save_inference_model(solo)
     commands = {
         "demo": "demo --output OUT",
         "evaluate": f"evaluate {sae} --output OUT/evaluation.json",
-        "compare": f"compare --joint {sae} --solo {sae} --output OUT",
+        "compare": f"compare --joint {sae} --solo {solo} --output OUT",
         "autointerp": f"autointerp --sae a={sae} --judge_url http://127.0.0.1:1 "
         "--judge_model x --output OUT",
         "publish": f"publish {sae} --repo a/b --output OUT",

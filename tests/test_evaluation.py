@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+from sae_lens import AbsTopKSAE, AbsTopKSAEConfig, JumpReLUSAE, JumpReLUSAEConfig
 
 from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations
 from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
@@ -142,6 +142,8 @@ class CountingStore:
 
     store_batch_size_prompts = 2
     context_size = 10
+    seqpos_slice = (None,)
+    exclude_special_tokens = None
 
     def __init__(self, n_batches: int = 4):
         self._batches = iter(range(n_batches))
@@ -167,3 +169,20 @@ def test_too_little_text_for_a_batch_is_an_error() -> None:
     store: Any = CountingStore(n_batches=0)
     with pytest.raises(ValueError, match="a batch is 2 contexts of 10"):
         list(stream_activations(store, 100))
+
+
+def test_a_latent_of_an_abstopk_sae_fires_in_both_directions() -> None:
+    sae = AbsTopKSAE(AbsTopKSAEConfig(d_in=8, d_sae=16, k=3))
+    x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    acts = sae.encode(x)
+    assert (acts < 0).any(), "or there is nothing to test"
+    meter = ReconstructionMeter(sae)
+    meter.update(x)
+    assert meter.result().l0 == 3
+    assert np.array_equal(meter.fired, (acts != 0).sum(0).numpy())
+    contexts = TopContexts(sae, range(16), n_top=1)
+    contexts.update(
+        ActivationBatch(torch.zeros(5, 10, dtype=torch.long), x.view(5, 10, 8))
+    )
+    strongest = [peaks[0].activation for peaks in contexts.peaks.values() if peaks]
+    assert min(strongest) < 0 < max(strongest)
