@@ -228,19 +228,9 @@ def test_splits_are_counted_beside_those_of_a_second_solo(
     assert alone is not None and alone == replace(counts, second_solo=None)
     printed = " ".join(capsys.readouterr().out.split())
     assert alone.sentence() in printed and "takes a second solo" in printed
-    main(
-        [
-            "compare",
-            *one_solo,
-            "--output",
-            str(tmp_path),
-            *SOURCE,
-            *FAST,
-            "--n_candidates",
-            "0",
-        ]
-    )
-    assert Comparison.load(tmp_path / "comparison.json").split_counts is None
+    none = ["--output", str(tmp_path / "none"), "--n_candidates", "0"]
+    main(["compare", *one_solo, *SOURCE, *FAST, *none])
+    assert Comparison.load(tmp_path / "none" / "comparison.json").split_counts is None
 
 
 def test_the_json_has_a_schema_and_the_report_is_beside_it(output: Path) -> None:

@@ -29,15 +29,15 @@ class Stream:
     def __init__(self, dies_after: int | None = None):
         self.dies_after, self.n_read = dies_after, 0
 
-    def stream(
-        self, _sae: Any, n_tokens: int, n_skipped: int = 0
-    ) -> Iterator[ActivationBatch]:
+    def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
         x = torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(0))
         for batch in x[n_skipped:].split(PER_BATCH):
             if self.n_read == self.dies_after:
                 raise KeyboardInterrupt
             self.n_read += 1
-            yield ActivationBatch(torch.zeros(1, PER_BATCH), batch[None])
+            yield ActivationBatch(
+                torch.zeros(1, PER_BATCH), batch[None], n_read=PER_BATCH
+            )
 
 
 def random_sae(d_sae: int, seed: int) -> JumpReLUSAE:

@@ -187,7 +187,7 @@ def test_the_cards_command_measures_the_release_as_it_was_measured(
     asked: list[Any] = []
     monkeypatch.setattr("sae_lens_meta.cli.evaluate_saved", lambda *a: asked.extend(a))
     main(shlex.split(command)[1:])
-    name, source, ce_tokens, _ = asked
+    name, source, ce_tokens, *_ = asked
     assert (name, ce_tokens) == (entry.name, 4096)
     wanted = SourceConfig(
         dataset="held_out.txt",
