@@ -65,10 +65,10 @@ def obstacle(found: Repository, package: Package, release: Release) -> str | Non
             f"Give another repository, a new one for instance{update}."
         )
     model, wanted = _model(found.cfg), package.metadata.get("model_name")
-    if model and wanted and model != wanted:
+    if model and wanted and model.split("/")[-1] != wanted.split("/")[-1]:
         return (
             f"holds {release.name!r} of the model {model!r}, but this SAE reads {wanted!r}. "
-            "Give another repository."
+            "Give another repository, or the model's name as it stands there with --base_model."
         )
     return None
 

@@ -12,7 +12,7 @@ from sae_lens_meta.publishing.credentials import (
 
 # what a path starts with: none of these is inside an address, an id or a regular expression
 _STARTS = (
-    r"[A-Za-z][\w+.-]+:///+",  # file:///home, sqlite:////home
+    r"[A-Za-z][\w+.-]{1,15}:///+",  # file:///home, sqlite:////home
     r"(?:file|smb|cifs|nfs|afp)://",
     r"~[\w-]*(?:/+|\\+(?=\w\w))",
     r"\.{1,2}(?:/+|\\+(?=\w\w))",
