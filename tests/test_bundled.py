@@ -123,12 +123,13 @@ def test_it_acts_in_a_bridge_as_by_hand(smollm2: Path) -> None:
 
     steering = 40 * sae.W_dec[latent] / sae.W_dec[latent].norm()
     with torch.no_grad():
+        # first: SAELens leaves a hook behind that nothing passes when it takes an SAE off
+        hooks = [(HOOK, lambda x, hook: x + steering)]  # noqa: ARG005
+        steered = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
         replaced = bridge.run_with_saes(tokens, saes=[sae])
         with bridge.saes(saes=[sae]):
             hooks = [(bridge.get_sae_hook_name(sae), zero_it)]
             without_it = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
-        hooks = [(HOOK, lambda x, hook: x + steering)]  # noqa: ARG005
-        steered = bridge.run_with_hooks(tokens, fwd_hooks=hooks)
     wanted = (by_hand(sae), by_hand(ablated), by_hand(lambda x: x + steering))
     for found, hand in zip((replaced, without_it, steered), wanted, strict=True):
         assert (found - plain).abs().max() > 1

@@ -73,7 +73,7 @@ def write_comparison(path: Path) -> None:
     sae = SAE.load_from_disk(path)
     joint.training = sae.cfg.metadata.training_architecture_details
     made = comparison([joint, compared("a", "solo", 6e-3), compared("b", "solo", 6e-3)])
-    made.source = replace(made.source, dataset="/home/ada/held_out.txt")
+    made.source = replace(made.source, dataset="/home/ada/held_out.txt", hook=HOOK)
     made.settings["output"] = str(path)
     made.verdict = ["A sentence about the claim."]
     made.warnings = ["A warning of the comparison."]
@@ -802,7 +802,7 @@ def other_meta(path: Path) -> None:
 def change_comparison(path: Path, **changes: Any) -> None:
     plain = json.loads((path / "comparison.json").read_text())
     plain["saes"][0] |= {k: v for k, v in changes.items() if k in plain["saes"][0]}
-    plain |= {k: v for k, v in changes.items() if k in plain}
+    plain["source"] |= {k: v for k, v in changes.items() if k in plain["source"]}
     (path / "comparison.json").write_text(json.dumps(plain))
 
 

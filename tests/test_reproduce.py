@@ -359,7 +359,7 @@ def test_what_a_recipe_takes_of_disk_holds_all_that_it_writes() -> None:
     weights = 4 * 2 * 3584 * (65_536 + 5_000) / 1e9
     found = needs.estimate(recipe, [list(recipe.saes())], machine(100.0))
     whole, solo = 2 * 6 * 3 * weights, 3 * 2 * 10 * weights
-    counts = (9 * 2 + 4) * 65_536**2 / 1e9
+    counts = (9 * 2 + 2 * 4) * 65_536**2 / 1e9
     activations = 2 * 5_000_000 * 3584 / 1e9
     assert found.disk_gb == pytest.approx(
         whole + solo + 9 * weights + counts + 18 + activations

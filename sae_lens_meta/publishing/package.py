@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from sae_lens_meta.evaluation.comparison import ComparedSAE, Comparison
 from sae_lens_meta.evaluation.report import write_report
 from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.hooks import transformer_lens_name
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.releases import check_inside
 from sae_lens_meta.saved import Reading, SavedSAE
@@ -104,10 +105,11 @@ def make_package(
         raise ValueError(f"The hook {hook!r} cannot be the name of a folder.")
     comparison = _scrubbed_comparison(comparison_path)
     measured = _measured(comparison, path, comparison_path)
-    if measured.role != "joint":
+    read = comparison.source.hook
+    if (transformer_lens_name(read) or read) != hook or measured.role != "joint":
         raise ValueError(
-            f"{comparison_path} has the SAE as {measured.role!r}; what is published is a joint "
-            "SAE."
+            f"{comparison_path} has the SAE as {measured.role!r} on the hook {read!r}; what is "
+            f"published is a joint SAE, on {hook!r}."
         )
     names = [
         *_copied(path, folder, hook, public_metadata(reading, model)),
