@@ -199,7 +199,8 @@ def interpret_saved(
     if comparison:
         check_measured([sae_folder(path) for path in paths.values()], comparison)
     with held(cfg.output):
-        check_same_subjects(cfg.output, model, paths)
+        folders = {name: sae_folder(path) for name, path in paths.items()}
+        check_same_subjects(cfg.output, model, folders)
         found = autointerp(paths, OpenAIJudge(url, model), cfg, source)
     console = Console()
     _say(found.source.notes, found.source.warnings, console)

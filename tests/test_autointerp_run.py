@@ -97,21 +97,13 @@ def test_it_runs_where_an_event_loop_runs_already_as_in_a_notebook(
     assert len(asyncio.run(cell()).saes[0].latents) == 12
 
 
-def test_the_same_sae_twice_differs_in_nothing_and_is_asked_about_once(
+def test_the_same_sae_twice_is_refused_before_the_judge_is_asked(
     saes: dict[str, Path], server: JudgeServer, tmp_path: Path
 ) -> None:
-    alone = interpret(server, tmp_path / "one", {"a": saes["joint"]})
-    n_alone = len(server.requests)
-    with pytest.warns(UserWarning, match="'a' and 'b' have the same weights"):
-        found = interpret(
-            server, tmp_path / "two", {"a": saes["joint"], "b": saes["joint"]}
-        )
-    assert len(server.requests) == 2 * n_alone
-    assert [one.latent for one in found.saes[0].latents] == [
-        one.latent for one in alone.saes[0].latents
-    ]
-    assert all(d.difference in (0, None) for d in found.differences)
-    assert found.differences[1].difference == 0
+    twice = {"a": saes["joint"], "b": saes["joint"]}
+    with pytest.raises(SystemExit, match="'a' and 'b' have the same weights"):
+        interpret(server, tmp_path / "two", twice)
+    assert not server.requests
 
 
 def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
