@@ -13,7 +13,8 @@ from sae_lens.training.sae_trainer import SAETrainer
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
 
-KINDS = ("stock", "solo", "joint")
+# "joint" selects meta latents in every step, as in the paper; "cycle" holds the selection
+KINDS = ("stock", "solo", "joint", "cycle")
 CYCLE = 10  # primary steps to a meta phase of 5, as in the paper
 
 
@@ -47,8 +48,9 @@ def activations(shape: Shape) -> torch.Tensor:
     return codes @ directions + 0.1 * noise
 
 
-def sae_of(kind: str, shape: Shape) -> TrainingSAE[Any]:
+def sae_of(kind: str, shape: Shape, device: str = "cpu") -> TrainingSAE[Any]:
     sizes: dict[str, Any] = {"d_in": shape.d_in, "d_sae": shape.d_sae, "k": shape.k}
+    sizes["device"] = device
     if kind == "stock":
         return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**sizes))
     return MetaTrainingSAE(
@@ -56,34 +58,42 @@ def sae_of(kind: str, shape: Shape) -> TrainingSAE[Any]:
             **sizes,
             meta_d_sae=shape.meta_d_sae,
             meta_k=shape.meta_k,
-            decomposability_coefficient=0.3 if kind == "joint" else 0,
+            decomposability_coefficient=0 if kind == "solo" else 0.3,
+            meta_selection="cycle" if kind == "cycle" else "every_step",
             primary_steps_per_cycle=CYCLE,
             meta_steps_per_cycle=5,
         )
     )
 
 
-def trainer_of(sae: TrainingSAE[Any], shape: Shape) -> SAETrainer[Any, Any]:
+def trainer_of(
+    sae: TrainingSAE[Any], shape: Shape, autocast: bool = False
+) -> SAETrainer[Any, Any]:
     cfg = SAETrainerConfig(
         total_training_samples=10**9,
         train_batch_size_samples=shape.batch,
         lr_end=3e-4,
+        device=str(sae.device),
+        autocast=autocast,
     )
-    batches: Iterator[torch.Tensor] = itertools.repeat(activations(shape))
+    batch = activations(shape).to(sae.device)
+    batches: Iterator[torch.Tensor] = itertools.repeat(batch)
     return SAETrainer(cfg, sae, batches)
 
 
-def trainers_that_share_weights(shape: Shape) -> dict[str, SAETrainer[Any, Any]]:
-    """One trainer of each kind; three sets of weights and moments would not fit for Gemma."""
+def trainers_that_share_weights(
+    shape: Shape, device: str = "cpu", autocast: bool = False
+) -> dict[str, SAETrainer[Any, Any]]:
+    """One trainer of each kind; four sets of weights and moments would not fit for Gemma."""
     moments: dict[str, dict[str, torch.Tensor]] = {}
     trainers: dict[str, SAETrainer[Any, Any]] = {}
     for kind in KINDS:
-        sae = sae_of(kind, shape)
+        sae = sae_of(kind, shape, device)
         if trainers:
             first = trainers[KINDS[0]].sae
             for name, parameter in sae.named_parameters():
                 parameter.data = first.get_parameter(name).data
-        trainers[kind] = trainer_of(sae, shape)
+        trainers[kind] = trainer_of(sae, shape, autocast)
         for name, parameter in sae.named_parameters():
             if name not in moments:
                 moments[name] = {

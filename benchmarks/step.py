@@ -1,12 +1,14 @@
 """
 Times a whole training step, SAELens's `SAETrainer.step`, side by side in one process.
 
-    python benchmarks/step.py demo gpt2-large --pairs 5
+    python -m benchmarks.step demo gpt2-large --pairs 5
+    python -m benchmarks.step gpt2-large gemma-4096 --device cuda --autocast
 
 For each shape: the joint step with its meta phase shared out over the ten steps of a cycle,
 against a solo step of SAELens's `batchtopk` and against our own step with coefficient 0;
-where the time of our steps goes; and the floor, the encoder's one dense product at the rate
-that this machine multiplies matrices of that shape at.
+where the time of our steps goes, in milliseconds; and the floor, the encoder's one dense
+product at the rate that this machine multiplies matrices of that shape at. One latent in a
+hundred of each SAE is dead, as in a real run.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import date
 from typing import Any
 from unittest import mock
 
@@ -24,25 +27,37 @@ from tqdm.auto import tqdm
 
 from benchmarks.shapes import CYCLE, KINDS, SHAPES, Shape, trainers_that_share_weights
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.batch_topk import RunningTopK
-from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.backend import cuda
+from sae_lens_meta.backend.cpu import CPUBackend, RunningTopK
+from sae_lens_meta.backend.cuda import CUDABackend, tensor_cores
 from sae_lens_meta.sparse_product import ActiveCodes
 
+JOINT = ("joint", "cycle")
+DEAD_EVERY = 100
 STAGES: dict[str, tuple[Any, str]] = {
     "meta phase": (MetaTrainingSAE, "_advance_cycle"),
     "penalty": (MetaTrainingSAE, "_add_penalty"),
-    "encode": (NormalizedBatchTopKTrainingSAE, "_largest"),
+    "encode": (CPUBackend, "largest"),
+    "encode ": (CUDABackend, "largest"),
     "select": (RunningTopK, "add"),
+    "select ": (cuda, "_largest"),
     "decode": (ActiveCodes, "decode"),
     "backward": (torch.Tensor, "backward"),
 }
 WHOLE = ("meta phase", "penalty")  # what happens inside is theirs
 
 
+def now() -> float:
+    """Seconds, once a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def seconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+    start = now()
     action()
-    return time.perf_counter() - start
+    return now() - start
 
 
 @contextmanager
@@ -57,9 +72,9 @@ def stages_timed(trainer: SAETrainer[Any, Any]) -> Iterator[dict[str, float]]:
             if running and running[-1] in WHOLE:
                 return function(*args, **kwargs)
             running.append(stage)
-            start = time.perf_counter()
+            start = now()
             result = function(*args, **kwargs)
-            elapsed = time.perf_counter() - start
+            elapsed = now() - start
             running.pop()
             spent[stage] += elapsed
             if running:
@@ -79,6 +94,8 @@ def step_seconds(trainer: SAETrainer[Any, Any], due: bool = False) -> float:
     """One step; `due` says whether a meta phase precedes it."""
     if isinstance(trainer.sae, MetaTrainingSAE) and trainer.sae.meta_sae is not None:
         trainer.sae.steps_in_cycle.fill_(CYCLE if due else 1)
+        trainer.sae.meta_sae.steps_since_fired[::DEAD_EVERY] = 1000
+    trainer.n_forward_passes_since_fired[::DEAD_EVERY] = 1e6
     batch = next(trainer.data_provider)
     return seconds(lambda: trainer.step(batch))
 
@@ -89,13 +106,13 @@ def joint_seconds(trainer: SAETrainer[Any, Any]) -> float:
     return ((CYCLE - 1) * plain + step_seconds(trainer, due=True)) / CYCLE
 
 
-def matmul_seconds(shape: Shape) -> float:
+def matmul_seconds(
+    shape: Shape, device: str, dtype: torch.dtype = torch.float32
+) -> float:
     """The encoder's forward product by itself."""
-    x, W_enc = (
-        torch.randn(shape.batch, shape.d_in),
-        torch.randn(shape.d_in, shape.d_sae),
-    )
-    return statistics.median(seconds(lambda: x @ W_enc) for _ in range(3))
+    x = torch.randn(shape.batch, shape.d_in, device=device, dtype=dtype)
+    W_enc = torch.randn(shape.d_in, shape.d_sae, device=device, dtype=dtype)
+    return statistics.median(seconds(lambda: x @ W_enc) for _ in range(4))
 
 
 def breakdown(trainer: SAETrainer[Any, Any]) -> dict[str, float]:
@@ -105,46 +122,82 @@ def breakdown(trainer: SAETrainer[Any, Any]) -> dict[str, float]:
     return {**plain, "rest": rest}
 
 
-def time_shape(name: str, shape: Shape, n_pairs: int) -> None:
-    floor = matmul_seconds(shape)
-    rate = 2 * shape.batch * shape.d_in * shape.d_sae / floor / 1e9
-    trainers = trainers_that_share_weights(shape)
+def ceilings(shape: Shape, device: str) -> str:
+    """What this device reaches at best: its product at float32 and on tensor cores, its copy."""
+    rate = 2 * shape.batch * shape.d_in * shape.d_sae
+    rates = {"float32": matmul_seconds(shape, device)}
+    if device == "cuda":
+        with tensor_cores():
+            rates["TF32"] = matmul_seconds(shape, device)
+        rates["bfloat16"] = matmul_seconds(shape, device, torch.bfloat16)
+    source = torch.randn(1 << 28, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    copied = statistics.median(seconds(lambda: target.copy_(source)) for _ in range(5))
+    found = [
+        f"{name} {1e3 * s:.2f} ms, {rate / s / 1e12:.2f} TFLOP/s"
+        for name, s in rates.items()
+    ]
+    gigabytes = 2 * 4 * source.numel() / copied / 1e9
+    return f"the encoder's product {'; '.join(found)}; copying {gigabytes:.0f} GB/s"
+
+
+def time_shape(
+    name: str, shape: Shape, n_pairs: int, device: str, autocast: bool
+) -> None:
+    print(f"\n{name}: {shape}, {'autocast' if autocast else 'float32'}")
+    print(ceilings(shape, device))
+    trainers = trainers_that_share_weights(shape, device, autocast)
     times: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for trainer in trainers.values():
-        step_seconds(trainer)  # warms up
+    peaks: dict[str, float] = {}
+    for kind, trainer in trainers.items():
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        joint_seconds(trainer)  # warms up
+        if device == "cuda":
+            peaks[kind] = torch.cuda.max_memory_allocated() / 1e9
     for pair in tqdm(range(n_pairs), desc=name):
         for kind, trainer in trainers.items():
-            taken = (joint_seconds if kind == "joint" else step_seconds)(trainer)
+            taken = (joint_seconds if kind in JOINT else step_seconds)(trainer)
             times[kind].append(taken)
         # a large shape takes an hour: what is measured is not to be lost
-        latest = ", ".join(f"{kind} {times[kind][-1]:.3f} s" for kind in KINDS)
+        latest = ", ".join(f"{kind} {times[kind][-1]:.4f} s" for kind in KINDS)
         tqdm.write(f"{name}, pair {pair + 1}: {latest}")
-    medians = {kind: statistics.median(taken) for kind, taken in times.items()}
-    print(f"\n{name}: {shape}")
-    print(f"matrix product {rate:.0f} GFLOP/s, floor {floor:.3f} s")
     for kind in KINDS:
-        spread = f"{min(times[kind]):.3f} to {max(times[kind]):.3f}"
-        print(f"{kind:6} {medians[kind]:.3f} s ({spread})")
-    for other in ("stock", "solo"):
-        pairs = zip(times["joint"], times[other], strict=True)
-        ratio = statistics.median(joint / base for joint, base in pairs)
-        print(f"joint / {other}: {ratio:.2f}")
-    for kind in ("solo", "joint"):
+        taken = times[kind]
+        peak = f", peak {peaks[kind]:.1f} GB in all" if peaks else ""
+        print(
+            f"{kind:6} {statistics.median(taken):.4f} s "
+            f"({min(taken):.4f} to {max(taken):.4f}){peak}"
+        )
+    for kind in JOINT:
+        for other in ("stock", "solo"):
+            pairs = zip(times[kind], times[other], strict=True)
+            ratio = statistics.median(joint / base for joint, base in pairs)
+            print(f"{kind} / {other}: {ratio:.2f}")
+    for kind in ("solo", *JOINT):
         parts = breakdown(trainers[kind])
-        print(f"{kind}: " + ", ".join(f"{k} {v:.3f}" for k, v in parts.items()))
-    with stages_timed(trainers["joint"]) as spent:
-        step_seconds(trainers["joint"], due=True)
-    print(f"meta phase {spent['meta phase']:.3f} s, once in {CYCLE} steps")
+        print(f"{kind}: " + ", ".join(f"{k} {1e3 * v:.2f}" for k, v in parts.items()))
+    for kind in JOINT:
+        with stages_timed(trainers[kind]) as spent:
+            step_seconds(trainers[kind], due=True)
+        meta_phase = spent["meta phase"]
+        print(f"{kind}: meta phase {1e3 * meta_phase:.2f} ms, once in {CYCLE} steps")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("shapes", nargs="*", default=["demo"], choices=list(SHAPES))
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--autocast", action="store_true")
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, CPU")
+    where = f"{torch.get_num_threads()} threads"
+    if args.device == "cuda":
+        where = torch.cuda.get_device_name()
+    print(f"torch {torch.__version__}, {where}, {date.today()}")
     for name in args.shapes:
-        time_shape(name, SHAPES[name], args.pairs)
+        time_shape(name, SHAPES[name], args.pairs, args.device, args.autocast)
 
 
 if __name__ == "__main__":

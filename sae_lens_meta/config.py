@@ -11,6 +11,7 @@ from typing_extensions import override
 SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
 # whose factor or matrices SAELens folds into the weights when a training ends
 FOLDED_NORMALIZATIONS = ("expected_average_only_in", "covariance_whitening")
+META_SELECTIONS = ("every_step", "cycle")
 META_WIDTH_RATIO = 0.09
 WHOLE_NUMBERS = (
     "meta_d_sae",
@@ -52,6 +53,9 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
         meta_steps_per_cycle (int): Meta steps, each on all decoder rows, that end a cycle.
         meta_lr (float): Learning rate of the meta SAE's own Adam. The paper's is 3e-4, with
             which mean |phi| hardly fell in our runs: docs/training.md.
+        meta_selection (str): When the meta latents that reconstruct a decoder row are selected while
+            the meta SAE is frozen. every_step, as in the paper, selects anew in each primary step;
+            cycle selects in the first and holds the choice, their values following the rows.
         meta_adam_beta1 (float): The beta1 parameter of the meta SAE's own Adam.
         meta_adam_beta2 (float): The beta2 parameter of the meta SAE's own Adam.
         init_seed (int): Seed of the initial weights. SAELens's runners seed nothing, so that
@@ -97,6 +101,7 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
     primary_steps_per_cycle: int = 10
     meta_steps_per_cycle: int = 5
     meta_lr: float = 3e-3
+    meta_selection: Literal["every_step", "cycle"] = "every_step"
     meta_adam_beta1: float = 0.9
     meta_adam_beta2: float = 0.99
     init_seed: int = 42
@@ -137,6 +142,11 @@ class MetaTrainingSAEConfig(BatchTopKTrainingSAEConfig):
             "normalize_activations",
             self.normalize_activations in SUPPORTED_NORMALIZATIONS,
             f"one of {', '.join(SUPPORTED_NORMALIZATIONS)} for architecture 'meta'",
+        )
+        require(
+            "meta_selection",
+            self.meta_selection in META_SELECTIONS,
+            f"one of {', '.join(META_SELECTIONS)}",
         )
         require(
             "k", 0 < self.k <= self.d_sae, f"above 0 and at most d_sae={self.d_sae}"

@@ -6,12 +6,15 @@ import torch
 from sae_lens import BatchTopKTrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_meta.backend import Encoder, Selected, backend_of
 from sae_lens_meta.normalized_batchtopk import (
+    DeadLatents,
+    Nearby,
     NormalizedBatchTopKTrainingSAE,
     Reconstruction,
 )
 from sae_lens_meta.penalty import unit_rows
-from sae_lens_meta.sparse_product import PIECE
+from sae_lens_meta.sparse_product import ActiveCodes, fired_latents
 
 # A meta latent is dead after this many meta steps without firing: the author's window. He counts
 # the step at hand, we those behind it, as SAELens does for the primary.
@@ -50,9 +53,12 @@ class NormalizedRows:
 
     def copy(self) -> torch.Tensor:
         """All of them, `[n_rows, d_in]`."""
+        piece = backend_of(self.W_dec).piece
+        if len(self) <= piece:
+            return self[slice(None)]
         rows = torch.empty_like(self.W_dec)
-        for first in range(0, len(rows), PIECE):
-            part = slice(first, first + PIECE)
+        for first in range(0, len(rows), piece):
+            part = slice(first, first + piece)
             rows[part] = self[part]
         return rows
 
@@ -96,17 +102,29 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
     cfg: MetaSAEConfig  # type: ignore[assignment]
     adam_step: torch.Tensor
     steps_since_fired: torch.Tensor
+    held: torch.Tensor
+    host_counts = ("adam_step",)
+    nearby: Nearby | None = None
+    share_missed: torch.Tensor | None = None
 
-    def __init__(self, cfg: MetaSAEConfig):
+    def __init__(self, cfg: MetaSAEConfig, n_held: int = 0):
+        """
+        Args:
+            cfg: of the meta SAE.
+            n_held: codes of the rows, of which the places can be held for a cycle.
+        """
         super().__init__(cfg)
         for name, parameter in list(self.named_parameters()):
             for moment in ("exp_avg", "exp_avg_sq"):
                 self.register_buffer(f"{moment}_{name}", torch.zeros_like(parameter))
         device = self.W_dec.device
-        self.register_buffer("adam_step", torch.tensor(0, device=device))
+        self.register_buffer("adam_step", torch.tensor(0))
         self.register_buffer(
             "steps_since_fired", torch.zeros(cfg.d_sae, dtype=torch.long, device=device)
         )
+        if n_held:
+            held = torch.full((n_held,), -1, device=device)
+            self.register_buffer("held", held)
 
     def fit(self, W_dec: torch.Tensor, n_steps: int) -> None:
         """
@@ -115,27 +133,39 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         Nothing flows back into `W_dec`, `[d_sae, d_in]`, and autocast is off: the meta SAE
         is small and the distances it is judged by are not.
         """
-        W_dec = W_dec.detach()
+        W_dec = W_dec.detach().to(self.dtype)
         optimizer = self._adam()
+        self.nearby = Nearby() if hasattr(self, "held") else None
         with torch.enable_grad(), torch.autocast(W_dec.device.type, enabled=False):
             target = self._normalized(W_dec, torch.zeros_like(self.b_dec)).copy()
             x = torch.empty_like(target)
+            might_die = self._might_die_within(n_steps)
             for _ in range(n_steps):
-                result = self._pass(W_dec, target, x)
+                result = self._pass(W_dec, target, x, might_die)
                 (result.mse_loss + result.aux_loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()
                 self.adam_step += 1
-                fired = result.feature_acts.sum(dim=0).to_dense() > 0
+                fired = fired_latents(result.feature_acts)
                 self.steps_since_fired = (self.steps_since_fired + 1) * ~fired
 
     def _pass(
-        self, W_dec: torch.Tensor, target: torch.Tensor, x: torch.Tensor
+        self,
+        W_dec: torch.Tensor,
+        target: torch.Tensor,
+        x: torch.Tensor,
+        might_die: torch.Tensor,
     ) -> Reconstruction:
         if not self.passes_sparse():
             return self.dense_pass(unit_rows(W_dec), target, self.dead_latents)
         torch.sub(target, self._input_bias(), out=x)
-        return self.sparse_pass(x, target, self.dead_latents)
+        dead = None
+        if len(might_die):
+            is_dead = self.dead_latents[might_die]
+            if backend_of(W_dec).reads_freely:
+                might_die, is_dead = might_die[is_dead], None
+            dead = DeadLatents(might_die, is_dead) if len(might_die) else None
+        return self.sparse_pass(x, target, dead, self.nearby)
 
     @torch.no_grad()
     def reconstruct(self, W_dec: torch.Tensor) -> torch.Tensor:
@@ -145,7 +175,60 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
                 return self(unit_rows(W_dec))
             rows = self._normalized(W_dec, self._input_bias())
             codes, _ = self.encode_active(rows)
-            return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
+            return self._decoded(codes, rows)
+
+    @torch.no_grad()
+    def hold(self, W_dec: torch.Tensor) -> None:
+        """
+        Selects for each row of `W_dec`, `[d_sae, d_in]`, the latents of the cycle ahead.
+
+        `share_missed` then says of how many of them the last meta phase did not look at.
+        """
+        with torch.autocast(W_dec.device.type, enabled=False):
+            rows = self._normalized(W_dec, self._input_bias())
+            codes, _ = self.encode_active(rows)
+            flat = codes.samples * self.cfg.d_sae + codes.latents
+            n_none = len(self.held) - len(flat)  # where fewer are positive
+            self.held = torch.cat([flat.new_full((n_none,), -1), flat])
+            if self.nearby is not None and self.nearby.flat is not None:
+                looked_at = torch.isin(flat, self.nearby.flat).double()
+                self.share_missed = 1 - looked_at.mean()
+
+    @torch.no_grad()
+    def reconstruct_held(self, W_dec: torch.Tensor) -> torch.Tensor:
+        """As `reconstruct`, of the latents that `hold` selected, with their values now."""
+        with torch.autocast(W_dec.device.type, enabled=False):
+            rows, encoder = self._normalized(W_dec, self._input_bias()), self.encoder()
+            places = self.held.clamp(min=0)
+            acts = self._acts_at(places, rows, encoder) * (self.held >= 0)
+            selected = Selected(places, acts.relu())
+            shape = (len(W_dec), self.cfg.d_sae)
+            return self._decoded(ActiveCodes(selected, shape, encoder.norms), rows)
+
+    def _decoded(self, codes: ActiveCodes, rows: NormalizedRows) -> torch.Tensor:
+        return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
+
+    def _acts_at(
+        self, places: torch.Tensor, rows: NormalizedRows, encoder: Encoder
+    ) -> torch.Tensor:
+        """Activations at ascending places, of rows that are made piece by piece."""
+        backend, n, d_sae = backend_of(places), len(rows), self.cfg.d_sae
+        if n <= backend.piece:
+            return backend.acts_at(places, rows[slice(None)], encoder)
+        firsts = torch.arange(0, n + backend.piece, backend.piece)
+        ends = torch.searchsorted(places, firsts * d_sae).tolist()
+        return torch.cat(
+            [
+                backend.acts_at(
+                    places[start:end] - first * d_sae,
+                    rows[first : first + backend.piece],
+                    encoder,
+                )
+                for first, start, end in zip(
+                    firsts.tolist(), ends, ends[1:], strict=False
+                )
+            ]
+        )
 
     def _normalized(self, W_dec: torch.Tensor, shift: torch.Tensor) -> NormalizedRows:
         is_layer_norm = self.cfg.normalize_activations == "layer_norm"
@@ -153,6 +236,11 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
 
     def _input_bias(self) -> torch.Tensor:
         return self.b_dec.detach() * self.cfg.apply_b_dec_to_input
+
+    def _might_die_within(self, n_steps: int) -> torch.Tensor:
+        """Indices of latents that are dead, or would be before the last of `n_steps`."""
+        latest = self.steps_since_fired + n_steps - 1
+        return (latest >= DEAD_AFTER_STEPS).nonzero()[:, 0]
 
     @property
     def dead_latents(self) -> torch.Tensor:

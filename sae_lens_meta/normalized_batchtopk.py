@@ -1,33 +1,58 @@
 """BatchTopK trained in the space of its normalised inputs, the base of both SAEs."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import act_times_W_dec, calculate_topk_aux_acts
-from typing_extensions import override
+from typing_extensions import Self, override
 
-from sae_lens_meta.batch_topk import ExactBatchTopK, RunningTopK, blocks
+from sae_lens_meta.backend import Encoder, Rows, backend_of
+from sae_lens_meta.batch_topk import ExactBatchTopK
 from sae_lens_meta.sparse_product import (
     ActiveCodes,
     DeadCodes,
     Reconstruct,
     SquaredError,
     has_sparse_products,
-    sparse_is_faster,
 )
 
 INFERENCE_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
-class Rows(Protocol):
-    """A matrix `[n, d_in]`, or what makes its rows when they are read."""
+@dataclass
+class DeadLatents:
+    """
+    Latents that the auxiliary loss revives.
 
-    def __len__(self) -> int: ...
+    Attributes:
+        latents: their indices, `[n]`.
+        is_dead: mask `[n]` of those that are, where some of them only might be; else None.
+    """
 
-    def __getitem__(self, part: slice, /) -> torch.Tensor: ...
+    latents: torch.Tensor
+    is_dead: torch.Tensor | None = None
+
+    @property
+    def number(self) -> torch.Tensor | int:
+        """How many are dead, without a look at the device."""
+        return len(self.latents) if self.is_dead is None else self.is_dead.sum()
+
+
+@dataclass
+class Nearby:
+    """
+    Where the next selections over the same inputs are looked for, once one was made.
+
+    Attributes:
+        flat: ascending indices of what was selected first and of as many next largest, of the
+            flattened codes; None before.
+    """
+
+    flat: torch.Tensor | None = None
 
 
 class Reconstruction(NamedTuple):
@@ -60,11 +85,18 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
     pass gives the same numbers to rounding, with one dense product instead of five.
     """
 
-    def __init__(self, cfg: BatchTopKTrainingSAEConfig, use_error_term: bool = False):
-        super().__init__(cfg, use_error_term)
-        self.is_sparse = cfg.use_sparse_activations
-        if cfg.use_sparse_activations is None:
-            self.is_sparse = sparse_is_faster(cfg.d_sae, cfg.k, cfg.device)
+    # selections of which it is not certain that they are float32's, counted on the device
+    n_in_doubt: torch.Tensor | int = 0
+    # buffers that decide what is done next, kept where a look at them costs nothing
+    host_counts: tuple[str, ...] = ()
+
+    @override
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name in self.host_counts:
+            if name in self._buffers:  # it has moved before they were made
+                setattr(self, name, self.get_buffer(name).cpu())
+        return self
 
     @override
     def initialize_weights(self) -> None:
@@ -90,7 +122,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         inputs, dead_mask = step_input.sae_in, step_input.dead_neuron_mask
         target = self.run_time_activation_norm_fn_in(inputs.to(self.dtype))
         if self.passes_sparse() and inputs.ndim == 2:
-            result = self.sparse_pass(self.process_sae_in(inputs), target, dead_mask)
+            x, dead = self.process_sae_in(inputs), _dead_latents(dead_mask)
+            result = self.sparse_pass(x, target, dead)
         else:
             result = self.dense_pass(inputs, target, dead_mask)
         return TrainStepOutput(
@@ -107,12 +140,19 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         )
 
     def passes_sparse(self) -> bool:
-        """Whether to pass over active latents only: not while a hook looks at the others."""
+        """
+        Whether to pass over active latents only, by where the weights are now.
+
+        Not while a hook looks at the others, and not in half precision.
+        """
         hooks = (self.hook_sae_acts_pre, self.hook_sae_acts_post)
         is_watched = any(hook._forward_hooks or hook._backward_hooks for hook in hooks)
-        return (
-            self.is_sparse and has_sparse_products(self.W_dec.dtype) and not is_watched
-        )
+        if is_watched or not has_sparse_products(self.W_dec.dtype):
+            return False
+        if self.cfg.use_sparse_activations is not None:
+            return self.cfg.use_sparse_activations
+        share = self.cfg.k / self.cfg.d_sae
+        return share <= backend_of(self.W_dec).max_active_share
 
     def dense_pass(
         self,
@@ -140,12 +180,21 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         self,
         x: torch.Tensor,
         target: torch.Tensor,
-        dead_mask: torch.Tensor | None,
+        dead_latents: DeadLatents | None,
+        nearby: Nearby | None = None,
     ) -> Reconstruction:
-        """The same by sparse products; `x` `[n, d_in]` is `target` without `b_dec`."""
+        """
+        The same by sparse products.
+
+        Args:
+            x: `target` without `b_dec`, `[n, d_in]`.
+            target: normalised inputs, `[n, d_in]`.
+            dead_latents: those that the auxiliary loss revives, or None.
+            nearby: for passes over the same inputs while the weights hardly move.
+        """
         x = x.detach()
         b_dec_in_x = self.cfg.apply_b_dec_to_input
-        codes, dead = self.encode_active(x, dead_mask)
+        codes, dead = self.encode_active(x, dead_latents, nearby)
         with torch.autocast(x.device.type, enabled=False):
             recons, dead_recons = Reconstruct.apply(  # type: ignore[misc]
                 self.W_enc, self.b_enc, self.W_dec, self.b_dec, x, b_dec_in_x, codes, dead
@@ -153,16 +202,20 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             recons = self.hook_sae_recons(recons)
             mse_loss: torch.Tensor = SquaredError.apply(recons, target)  # type: ignore[assignment]
             aux_loss = recons.new_tensor(0.0)
-            if dead is not None:
-                residual, n_dead = target - recons, len(dead.latents)
-                aux_loss = self._dead_latent_loss(dead_recons, residual, n_dead)
+            if dead_latents is not None:
+                aux_loss = self._dead_latent_loss(
+                    dead_recons, target - recons, dead_latents.number
+                )
         self.update_topk_threshold(codes.acts)
         acts = codes.as_coo()
         return Reconstruction(acts, acts, recons, mse_loss, aux_loss)
 
     @torch.no_grad()
     def encode_active(
-        self, x: Rows, dead_mask: torch.Tensor | None = None
+        self,
+        x: Rows,
+        dead_latents: DeadLatents | None = None,
+        nearby: Nearby | None = None,
     ) -> tuple[ActiveCodes, DeadCodes | None]:
         """
         What BatchTopK keeps of `x`, `[n, d_in]`, normalised and without `b_dec`.
@@ -171,49 +224,42 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             The active codes; and the codes of the `d_in / 2` dead latents of each sample
             with the largest activations, or None where no latent is dead.
         """
-        if dead_mask is None:
-            dead_mask = torch.zeros_like(self.b_enc, dtype=torch.bool)
-        dead = dead_mask.nonzero()[:, 0]
-        norms = self._selection_norms()
-        top, dead_acts = self._largest(x, int(self.cfg.k * len(x)), dead, norms)
-        codes = ActiveCodes(top.flat, top.values, (len(x), self.cfg.d_sae), norms)
-        if len(dead) == 0:
+        n_keep, encoder = int(self.cfg.k * len(x)), self.encoder()
+        if dead_latents is None:
+            dead_latents = DeadLatents(self.b_enc.new_empty(0, dtype=torch.long))
+        latents = dead_latents.latents
+        backend = backend_of(self.W_dec)
+        if nearby is None or nearby.flat is None:
+            n_near = 0 if nearby is None else n_keep
+            selected, dead_acts = backend.largest(x, encoder, n_keep, latents, n_near)
+        else:
+            inputs = x[slice(None)]
+            selected = backend.among(nearby.flat, inputs, encoder, n_keep)
+            dead_acts = encoder.acts_of(latents, inputs)
+        if nearby is not None and nearby.flat is None:
+            nearby.flat = selected.near
+        if selected.in_doubt is not None:
+            self.n_in_doubt = self.n_in_doubt + selected.in_doubt
+        codes = ActiveCodes(selected, (len(x), self.cfg.d_sae), encoder.norms)
+        if len(latents) == 0:
             return codes, None
-        k_aux = min(self.cfg.d_in // 2, len(dead))
-        largest = dead_acts.topk(k_aux, sorted=False).indices
-        chosen = torch.zeros_like(dead_acts, dtype=torch.bool)
-        chosen.scatter_(1, largest, True)
-        return codes, DeadCodes(dead, dead_acts / norms[dead], chosen)
+        chosen = _largest_dead(dead_acts, self.cfg.d_in // 2, dead_latents.is_dead)
+        values = dead_acts / encoder.norms[latents]
+        return codes, DeadCodes(latents, values, chosen)
 
-    def _largest(
-        self, x: Rows, n_keep: int, dead: torch.Tensor, norms: torch.Tensor
-    ) -> tuple[RunningTopK, torch.Tensor]:
-        """
-        The `n_keep` largest activations of `x`, and all those of `dead`, `[n, n_dead]`.
-
-        The pre-activations `[n, d_sae]`, the one dense product of a pass, are made block
-        by block and never exist as a whole.
-        """
-        top = RunningTopK(n_keep, self.W_dec.detach())
-        dead_acts = self.W_dec.new_empty(len(x), len(dead))
-        for rows, columns in blocks(len(x), self.cfg.d_sae):
-            bias, weights = self.b_enc[columns], self.W_enc[:, columns]
-            block = torch.addmm(bias, x[rows], weights).to(self.dtype)
-            block *= norms[columns]
-            top.add(block, rows.start * self.cfg.d_sae + columns.start, self.cfg.d_sae)
-            here = (dead >= columns.start) & (dead < columns.stop)
-            if here.any():
-                dead_acts[rows, here] = block[:, dead[here] - columns.start]
-        return top, dead_acts
-
-    def _selection_norms(self) -> torch.Tensor:
-        """Factors `[d_sae]` from pre-activations to activations."""
+    def encoder(self) -> Encoder:
+        """The encoder, with what makes activations of pre-activations."""
+        W_enc, W_dec = self.W_enc.detach(), self.W_dec.detach()
+        norms = W_dec.new_ones(self.cfg.d_sae)
         if self.cfg.rescale_acts_by_decoder_norm:
-            return self.W_dec.detach().norm(dim=-1)
-        return self.W_dec.new_ones(self.cfg.d_sae)
+            norms = W_dec.norm(dim=-1)
+        return Encoder(W_enc, self.b_enc.detach(), norms)
 
     def _dead_latent_loss(
-        self, dead_recons: torch.Tensor, residual: torch.Tensor, n_dead: int
+        self,
+        dead_recons: torch.Tensor,
+        residual: torch.Tensor,
+        n_dead: torch.Tensor | int,
     ) -> torch.Tensor:
         """
         SAELens's auxiliary loss, in the normalised space.
@@ -222,7 +268,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         over; the loss shrinks in proportion where fewer are dead.
         """
         loss = (dead_recons - residual.detach()).pow(2).sum(dim=-1).mean()
-        scale = min(n_dead / (self.cfg.d_in // 2), 1.0)
+        scale = n_dead / (self.cfg.d_in // 2)
+        scale = scale.clamp(max=1) if isinstance(scale, torch.Tensor) else min(scale, 1)
         return self.cfg.aux_loss_coefficient * scale * loss
 
     def _decode_normalized(self, feature_acts: torch.Tensor) -> torch.Tensor:
@@ -242,13 +289,27 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         the largest value is kept, so that the SAE fires at all.
         """
         x, n_keep = self.process_sae_in(inputs), max(1, int(self.cfg.k * len(inputs)))
+        n_looked_at = min(n_keep + 1, len(x) * self.cfg.d_sae)
         no_latents = x.new_empty(0, dtype=torch.long)
-        top, _ = self._largest(x, n_keep + 1, no_latents, self._selection_norms())
-        acts = top.values.sort(descending=True).values
+        backend = backend_of(x)
+        top, _ = backend.largest(x, self.encoder(), n_looked_at, no_latents)
+        acts = top.acts[top.acts > 0].sort(descending=True).values
         if len(acts) > 0:
             cut = acts[:n_keep][-1]
             left_out = acts[n_keep] if len(acts) > n_keep else 0.0
             self.topk_threshold = ((cut + left_out) / 2).to(self.topk_threshold)
+
+    @override
+    @torch.no_grad()
+    def update_topk_threshold(self, acts_topk: torch.Tensor) -> None:
+        """SAELens's, without a look at the device: moved towards the least activation."""
+        if acts_topk.numel() == 0:
+            return
+        lr, before = self.cfg.topk_threshold_lr, self.topk_threshold
+        positive = torch.where(acts_topk > 0, acts_topk, torch.inf)
+        least = positive.min().to(before.dtype)
+        moved = (1 - lr) * before + lr * least
+        self.topk_threshold = torch.where(least.isfinite(), moved, before)
 
     @override
     def process_state_dict_for_saving_inference(
@@ -257,3 +318,23 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         super().process_state_dict_for_saving_inference(state_dict)
         for name in set(state_dict) - set(INFERENCE_WEIGHTS):
             del state_dict[name]
+
+
+def _dead_latents(mask: torch.Tensor | None) -> DeadLatents | None:
+    """Those in a mask `[d_sae]`, of which None or an empty one has none."""
+    if mask is None:
+        return None
+    latents = mask.nonzero()[:, 0]  # the one look at the device in a step
+    return DeadLatents(latents) if len(latents) else None
+
+
+def _largest_dead(
+    acts: torch.Tensor, k_aux: int, is_dead: torch.Tensor | None
+) -> torch.Tensor:
+    """Mask of the `k_aux` largest of each row of `acts`, `[n, n_dead]`, that are dead."""
+    chosen = torch.zeros_like(acts, dtype=torch.bool)
+    if is_dead is not None:
+        acts = torch.where(is_dead, acts, -torch.inf)
+    largest = acts.topk(min(k_aux, acts.shape[1]), sorted=False).indices
+    chosen.scatter_(1, largest, True)
+    return chosen if is_dead is None else chosen & is_dead

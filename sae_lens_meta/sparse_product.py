@@ -14,27 +14,22 @@ and G the gradient with respect to `out`, everything else follows over A alone:
     grad b_enc_j    = sum_i g_ij
     grad b_dec      = sum_i G_i - W_enc (grad b_enc)
 
-Three of these are weighted sums of rows (torch's `embedding_bag`), `g` is a sampled product
-(torch's `sampled_addmm`); both exist for CPU and CUDA. What costs a dense product is finding
+Three of these are weighted sums of rows, which each backend has in its way, `g` is a sampled
+product (torch's `sampled_addmm`). What costs a dense product is finding
 out which pairs are active, the encoder's forward, and that is done before, without gradient.
 
 The decoder norm that SAELens multiplies pre-activations with, and divides codes by before
 decoding, cancels in `out` and in every gradient: it matters for the selection only.
 """
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
 
-# Above this share of active codes a dense product is faster on CPU (benchmarks/crossover.py).
-MAX_ACTIVE_SHARE = 1 / 8
-# Latents per piece of the encoder's gradient, summed as [d_sae, d_in], kept as [d_in, d_sae].
-PIECE = 1024
+from sae_lens_meta.backend import Selected, backend_of, sampled_products, starts_of
 
 
 def has_sparse_products(dtype: torch.dtype) -> bool:
@@ -42,54 +37,40 @@ def has_sparse_products(dtype: torch.dtype) -> bool:
     return dtype in (torch.float32, torch.float64)
 
 
-def sparse_is_faster(d_sae: int, k: float, device: str) -> bool:
-    """
-    Whether these products beat dense ones, for codes with `k` of `d_sae` latents active.
-
-    Only what was measured is said to be: CPU.
-    """
-    return torch.device(device).type == "cpu" and k / d_sae <= MAX_ACTIVE_SHARE
-
-
 class ActiveCodes:
     """
     The non-zero codes `[n_samples, d_sae]` of BatchTopK, sample by sample.
 
+    On a GPU, where their number is fixed, some may be 0.
+
     Args:
-        flat: `[n_active]` distinct indices into the flattened codes.
-        acts: `[n_active]` activations: pre-activations times `norms` of their latents.
+        selected: activations, pre-activations times `norms` of their latents, and their places.
         shape: `(n_samples, d_sae)`.
         norms: `[d_sae]`.
 
     Attributes:
         samples, latents: where the codes are, `[n_active]` each.
-        acts: as above.
+        acts: the activations, `[n_active]`.
         values: pre-activations, `[n_active]`, the factors of the decoder rows.
     """
 
-    def __init__(
-        self,
-        flat: torch.Tensor,
-        acts: torch.Tensor,
-        shape: tuple[int, int],
-        norms: torch.Tensor,
-    ):
-        flat, order = flat.sort()
+    def __init__(self, selected: Selected, shape: tuple[int, int], norms: torch.Tensor):
+        flat, order = selected.flat.sort()
         self.shape = shape
         self.samples = flat // shape[1]
         self.latents = flat % shape[1]
-        self.acts = acts[order]
+        self.acts = selected.acts[order]
         self.values = self.acts / norms[self.latents]
 
     @cached_property
     def sample_starts(self) -> torch.Tensor:
         """Where the codes of each sample begin, `[n_samples + 1]`."""
-        return _starts(self.samples, self.shape[0])
+        return starts_of(self.samples, self.shape[0])
 
     @cached_property
     def latent_starts(self) -> torch.Tensor:
         """Where the codes of each latent begin in the order `by_latent`, `[d_sae + 1]`."""
-        return _starts(self.latents, self.shape[1])
+        return starts_of(self.latents[self.by_latent], self.shape[1])
 
     @cached_property
     def by_latent(self) -> torch.Tensor:
@@ -108,7 +89,9 @@ class ActiveCodes:
 
     def decode(self, W_dec: torch.Tensor) -> torch.Tensor:
         """`[n_samples, d_in]`: for each sample its values times their decoder rows, summed."""
-        return _weighted_sums(self.values, self.latents, self.sample_starts, W_dec)
+        return backend_of(W_dec).weighted_sums(
+            self.values, self.latents, self.sample_starts, W_dec
+        )
 
 
 @dataclass
@@ -166,11 +149,14 @@ class Reconstruct(torch.autograd.Function):
         W_enc, b_enc, W_dec, x = ctx.saved_tensors
         codes: ActiveCodes = ctx.codes
         grad = grad.contiguous()
+        backend = backend_of(grad)
         order, starts = codes.by_latent, codes.latent_starts
         samples = codes.samples[order]
-        grad_values = _sampled_products(codes, grad, W_dec)
-        grad_W_dec = _weighted_sums(codes.values[order], samples, starts, grad)
-        grad_W_enc = _sums_in_columns(grad_values[order], samples, starts, x)
+        grad_values = sampled_products(codes.sample_starts, codes.latents, grad, W_dec)
+        # where pre-activations that are not positive are among the codes, they are constant
+        grad_values *= codes.acts > 0
+        grad_W_dec = backend.weighted_sums(codes.values[order], samples, starts, grad)
+        grad_W_enc = backend.sums_in_columns(grad_values[order], samples, starts, x)
         grad_b_enc = torch.zeros_like(b_enc).index_add_(0, codes.latents, grad_values)
         if ctx.dead is not None and grad_dead is not None:
             dead: DeadCodes = ctx.dead
@@ -195,7 +181,8 @@ class SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         ctx.save_for_backward(recons, target)
-        pieces = zip(recons.split(PIECE), target.split(PIECE), strict=True)
+        piece = backend_of(recons).piece
+        pieces = zip(recons.split(piece), target.split(piece), strict=True)
         squares = [(ours - theirs).pow(2).sum(dim=-1) for ours, theirs in pieces]
         return torch.cat(squares).mean()
 
@@ -206,57 +193,10 @@ class SquaredError(torch.autograd.Function):
         return (recons - target).mul_(2 * grad / len(recons)), None
 
 
-def _starts(groups: torch.Tensor, n_groups: int) -> torch.Tensor:
-    """Where each group would begin if `groups` were sorted, and where the last one ends."""
-    ends = groups.bincount(minlength=n_groups).cumsum(0)
-    return torch.cat([groups.new_zeros(1), ends])
-
-
-def _weighted_sums(
-    weights: torch.Tensor,
-    indices: torch.Tensor,
-    starts: torch.Tensor,
-    rows: torch.Tensor,
-) -> torch.Tensor:
-    """`[n_groups, d]`: for each group the sum of `weights[t] * rows[indices[t]]`."""
-    return embedding_bag(
-        indices,
-        rows,
-        starts,
-        mode="sum",
-        per_sample_weights=weights,
-        include_last_offset=True,
-    )
-
-
-def _sums_in_columns(
-    weights: torch.Tensor,
-    indices: torch.Tensor,
-    starts: torch.Tensor,
-    rows: torch.Tensor,
-) -> torch.Tensor:
-    """The transpose of `_weighted_sums`, `[d, n_groups]`, made piece by piece."""
-    n_groups = len(starts) - 1
-    sums = rows.new_empty(rows.shape[1], n_groups)
-    for first in range(0, n_groups, PIECE):
-        ends = starts[first : first + PIECE + 1]
-        part = slice(int(ends[0]), int(ends[-1]))
-        piece = _weighted_sums(weights[part], indices[part], ends - ends[0], rows)
-        sums[:, first : first + PIECE] = piece.t()
-    return sums
-
-
-def _sampled_products(
-    codes: ActiveCodes, left: torch.Tensor, right: torch.Tensor
-) -> torch.Tensor:
-    """`[n_active]`: `left[i] . right[j]` for the active codes alone."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            codes.sample_starts,
-            codes.latents,
-            left.new_zeros(len(codes.latents)),
-            codes.shape,
-            check_invariants=False,
-        )
-    return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+def fired_latents(acts: torch.Tensor) -> torch.Tensor:
+    """Mask `[d_sae]` of latents with an activation above 0 in `[n, d_sae]`, dense or as `as_coo`."""
+    if not acts.is_sparse:
+        return acts.sum(dim=0) > 0
+    active = acts.values() > 0
+    counts = active.new_zeros(acts.shape[1], dtype=torch.int32)
+    return counts.index_add_(0, acts.indices()[1], active.to(counts)) > 0

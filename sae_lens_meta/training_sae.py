@@ -1,6 +1,7 @@
 """The joint objective: one primary step, and the cycle of primary and meta steps."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Any
 import torch
 from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
+from sae_lens.util import str_to_dtype
 from torch import nn
 from typing_extensions import override
 
+from sae_lens_meta.backend import backend_of
 from sae_lens_meta.config import FOLDED_NORMALIZATIONS, MetaTrainingSAEConfig
 from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
 from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.penalty import decomposability, unit_rows
 from sae_lens_meta.resume import check_weights
+from sae_lens_meta.sparse_product import has_sparse_products
 
 META_FOLDER = "meta"
 
@@ -24,6 +28,10 @@ META_FOLDER = "meta"
 # since neighbouring batches often come from one document.
 N_RECENT_INPUTS = 4096
 N_RECENT_PER_STEP = 64
+
+
+# On a device that is not waited for, every so many steps it is asked whether all went well.
+CHECK_EVERY = 100
 
 
 class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
@@ -42,17 +50,20 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
     steps_in_cycle: torch.Tensor
     recent_inputs: torch.Tensor
     n_recent_inputs: torch.Tensor
+    n_not_finite: torch.Tensor | int = 0
+    host_counts = ("steps_in_cycle", "n_recent_inputs")
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
         with _seeded(cfg.init_seed):
             super().__init__(cfg, use_error_term)
             is_solo = cfg.decomposability_coefficient == 0
-            self.meta_sae = None if is_solo else MetaSAE(_meta_config(cfg))
-        device = self.W_dec.device
+            is_held = cfg.meta_selection == "cycle"
+            n_held = int(cfg.meta_k * cfg.d_sae) if is_held else 0
+            self.meta_sae = None if is_solo else MetaSAE(_meta_config(cfg), n_held)
         recent_inputs = self.W_dec.new_zeros(N_RECENT_INPUTS, cfg.d_in)
-        self.register_buffer("steps_in_cycle", torch.tensor(0, device=device))
         self.register_buffer("recent_inputs", recent_inputs)
-        self.register_buffer("n_recent_inputs", torch.tensor(0, device=device))
+        for count in self.host_counts:
+            self.register_buffer(count, torch.tensor(0))
 
     @override
     def get_coefficients(self) -> dict[str, TrainCoefficientConfig | float]:
@@ -76,11 +87,12 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         """
         self._check_batch(step_input)
         self._remember(step_input.sae_in)
-        if self.meta_sae is None:
-            return super().training_forward_pass(step_input)
-        self._advance_cycle()
+        if self.meta_sae is not None:
+            self._advance_cycle()
         output = super().training_forward_pass(step_input)
-        self._add_penalty(output, step_input.coefficients["decomposability"])
+        if self.meta_sae is not None:
+            self._add_penalty(output, step_input.coefficients["decomposability"])
+        self._watch(output.loss, step_input)
         return output
 
     @torch.compiler.disable()
@@ -93,24 +105,31 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         buffer: a checkpoint keeps it.
         """
         assert self.meta_sae is not None
-        if self.steps_in_cycle >= self.cfg.primary_steps_per_cycle:
+        if int(self.steps_in_cycle) >= self.cfg.primary_steps_per_cycle:
             self.meta_sae.fit(self.W_dec, self.cfg.meta_steps_per_cycle)
             self.steps_in_cycle.zero_()
+        if self.cfg.meta_selection == "cycle" and int(self.steps_in_cycle) == 0:
+            self.meta_sae.hold(self.W_dec.detach().to(self.meta_sae.dtype))
         self.steps_in_cycle += 1
 
     def _add_penalty(self, output: TrainStepOutput, coefficient: float) -> None:
         assert self.meta_sae is not None
-        recons = self.meta_sae.reconstruct(self.W_dec.detach())
+        meta_sae, W_dec = self.meta_sae, self.W_dec.to(self.meta_sae.dtype)
+        is_held = self.cfg.meta_selection == "cycle"
+        reconstruct = meta_sae.reconstruct_held if is_held else meta_sae.reconstruct
+        recons = reconstruct(W_dec.detach())
         with torch.autocast(recons.device.type, enabled=False):
             penalties, squared_distances = decomposability(
-                self.W_dec, recons, self.cfg.decomposability_bandwidth
+                W_dec, recons, self.cfg.decomposability_bandwidth
             )
-            fit = meta_fit(self.W_dec, squared_distances)
+            fit = meta_fit(W_dec, squared_distances)
         penalty = penalties.mean()
         loss = coefficient * self.cfg.d_in * penalty
         output.loss = output.loss + loss
         output.losses["decomposability_loss"] = loss
         output.metrics |= {"mean_penalty": penalty.detach()} | fit
+        if meta_sae.share_missed is not None:
+            output.metrics["meta_share_missed"] = meta_sae.share_missed
 
     @torch.compiler.disable()
     def _check_batch(self, step_input: TrainStepInput) -> None:
@@ -127,6 +146,8 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
                 f"{len(batch)} activations. Set train_batch_size_tokens to "
                 f"{math.ceil(1 / self.cfg.k)} or more."
             )
+        if not backend_of(self.W_dec).reads_freely:
+            return
         finite = torch.isfinite(batch).all(dim=-1)
         if not finite.all():
             bad = (~finite).nonzero().flatten()
@@ -139,13 +160,51 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
 
     @torch.compiler.disable()
     @torch.no_grad()
+    def _watch(self, loss: torch.Tensor, step_input: TrainStepInput) -> None:
+        """Keeps in mind on the device that a loss was not finite, and asks it now and then."""
+        if backend_of(loss).reads_freely:
+            return
+        self.n_not_finite = self.n_not_finite + ~torch.isfinite(loss.detach())
+        step = step_input.n_training_steps
+        if step_input.is_logging_step or step % CHECK_EVERY == CHECK_EVERY - 1:
+            self.check_finite()
+            self._warn_of_doubt()
+
+    def check_finite(self) -> None:
+        """
+        Raises:
+            ValueError: if a loss was not finite since the last call, as is said at once on CPU.
+        """
+        n_bad, self.n_not_finite = int(self.n_not_finite), 0
+        if n_bad:
+            raise ValueError(
+                f"The loss of {n_bad} of the last steps was NaN or inf, and the weights are spoiled; "
+                "the last checkpoint is intact. Look for an overflow in the language model, for "
+                "instance float16, or resume from it with a lower learning rate."
+            )
+
+    def _warn_of_doubt(self) -> None:
+        """Says where a selection may not be float32's: `backend/cuda.py`."""
+        saes = {"the primary": self, "the meta SAE": self.meta_sae}
+        for name, sae in saes.items():
+            if sae is not None and int(sae.n_in_doubt):
+                warnings.warn(
+                    f"{int(sae.n_in_doubt)} selections of {name} may differ from float32's in "
+                    "activations within a rounding in TF32 of the cut.",
+                    stacklevel=2,
+                )
+                sae.n_in_doubt = 0
+
+    @torch.compiler.disable()
+    @torch.no_grad()
     def _remember(self, batch: torch.Tensor) -> None:
         """Keeps some activations of this batch, the oldest ones giving way."""
         rows = batch[:: max(1, len(batch) // N_RECENT_PER_STEP)][:N_RECENT_PER_STEP]
-        places = torch.arange(len(rows), device=rows.device) + self.n_recent_inputs
+        first = int(self.n_recent_inputs)
+        places = torch.arange(first, first + len(rows), device=rows.device)
         self.recent_inputs[places % N_RECENT_INPUTS] = rows.to(self.recent_inputs)
         self.n_recent_inputs += len(rows)
-        if self.n_recent_inputs >= 2 * N_RECENT_INPUTS:
+        if int(self.n_recent_inputs) >= 2 * N_RECENT_INPUTS:
             self.n_recent_inputs -= N_RECENT_INPUTS
 
     @override
@@ -170,6 +229,11 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         ):
             if not name.startswith(meta):
                 yield name, parameter
+
+    @override
+    def save_model(self, path: str | Path) -> tuple[Path, Path]:
+        self.check_finite()
+        return super().save_model(path)
 
     @override
     def to(self, *args: Any, **kwargs: Any) -> "MetaTrainingSAE":  # type: ignore[override]
@@ -213,7 +277,8 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
                 "checkpoint, call fold_activation_norm_scaling_factor first, with the "
                 "scaling_factor in the activation_scaler.json beside its weights."
             )
-        if self.n_recent_inputs > 0:
+        self.check_finite()
+        if int(self.n_recent_inputs) > 0:
             self.set_threshold(self.recent_inputs[: self.n_recent_inputs])
         saved = super().save_inference_model(path)
         if self.meta_sae is not None:
@@ -252,7 +317,8 @@ def _meta_config(cfg: MetaTrainingSAEConfig) -> MetaSAEConfig:
         d_in=cfg.d_in,
         d_sae=cfg.meta_width,
         k=cfg.meta_k,
-        dtype=cfg.dtype,
+        # its moments are small numbers, which half precision would lose
+        dtype=cfg.dtype if has_sparse_products(str_to_dtype(cfg.dtype)) else "float32",
         device=cfg.device,
         # every other normalisation is a property of the activations, not of a vector
         normalize_activations="layer_norm"

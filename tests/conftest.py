@@ -12,7 +12,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_lens_meta import releases
+from sae_lens_meta import backend, releases
+from sae_lens_meta.backend.cuda import CUDA
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.text import load_text
@@ -24,6 +25,19 @@ N_LAYERS = 12
 @pytest.fixture(autouse=True)
 def _quiet_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.fixture
+def gpu_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets CPU tensors take the code of a GPU."""
+    monkeypatch.setattr(backend, "CPU", CUDA)
+
+
+@pytest.fixture(params=["processor", "gpu"])
+def either_code(request: pytest.FixtureRequest) -> None:
+    """CPU tensors, by the processor's code and by a GPU's."""
+    if request.param == "gpu":
+        request.getfixturevalue("gpu_code")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sae_lens.saes.batchtopk_sae import BatchTopK
 
-import sae_lens_meta.batch_topk as batch_topk
+from sae_lens_meta.backend import cpu
 from sae_lens_meta.batch_topk import ExactBatchTopK, select_batch_topk
 
 
@@ -56,10 +56,10 @@ def test_fewer_positive_values_than_asked_for_are_all_kept() -> None:
 def test_blocks_of_any_size_give_the_same(
     block: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_topk, "BLOCK", block)
+    monkeypatch.setattr(cpu, "BLOCK", block)
     pre_acts = heavy_tailed(*shape)
     covered = torch.zeros(shape)
-    for rows, columns in batch_topk.blocks(*shape):
+    for rows, columns in cpu.blocks(*shape):
         covered[rows, columns] += 1
     assert torch.equal(covered, torch.ones(shape))
     assert selected(pre_acts, 3) == sorted_in_float64(pre_acts, 3)

@@ -13,6 +13,7 @@ from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
 from sae_lens_meta.penalty import decomposability, unit_rows
 from tests.helpers import forward
 
+pytestmark = pytest.mark.usefixtures("either_code")
 FLOAT32_ROUNDING = 1e-5
 SPARSE_AND_DENSE = pytest.mark.parametrize("sparse", [True, False])
 Golden = tuple[dict[str, Any], dict[str, torch.Tensor]]

@@ -66,6 +66,7 @@ def assert_same_pass(
         assert relative_error(gradient, parameter.grad) < ROUNDING, name
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize("n_dead", [0, 3, 11])
 @pytest.mark.parametrize(
     "shape",
@@ -90,6 +91,7 @@ def test_float32_sparse_pass_is_the_dense_one_in_float64(
     )
 
 
+@pytest.mark.usefixtures("either_code")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -106,6 +108,7 @@ def test_every_convention_has_its_sparse_pass(changes: dict[str, Any]) -> None:
     assert_same_pass(ours, reference, next(sparse_batches()), dead)
 
 
+@pytest.mark.usefixtures("either_code")
 def test_meta_sae_over_rows_is_the_dense_one_in_float64() -> None:
     metas, rows = [], unit_rows(random_sae(True, "float32").W_dec.detach())
     for sparse, dtype in ((True, "float32"), (False, "float64")):
@@ -119,6 +122,7 @@ def test_meta_sae_over_rows_is_the_dense_one_in_float64() -> None:
     assert relative_error(ours, theirs) < ROUNDING
 
 
+@pytest.mark.usefixtures("either_code")
 def test_a_whole_training_is_the_dense_one_in_float64() -> None:
     """With meta phases and dead latents: 40 steps of Adam on both."""
     trainers = []
@@ -190,18 +194,19 @@ def test_codes_never_exist_as_a_dense_matrix() -> None:
 
 def test_choice_goes_by_shape_and_device_unless_it_is_made() -> None:
     def is_sparse(**changes: Any) -> bool | None:
-        return MetaTrainingSAE(meta_config(**changes)).is_sparse
+        return MetaTrainingSAE(meta_config(**changes)).passes_sparse()
 
     assert is_sparse(k=4) and not is_sparse(k=16)
     assert is_sparse(k=16, use_sparse_activations=True)
     assert not is_sparse(k=4, use_sparse_activations=False)
     # each SAE for itself: the meta SAE's codes are denser here
     joint = MetaTrainingSAE(meta_config(k=4, meta_k=3))
-    assert joint.meta_sae is not None and not joint.meta_sae.is_sparse
+    assert joint.meta_sae is not None and not joint.meta_sae.passes_sparse()
     with pytest.raises(ValueError, match="needs dtype float32 or float64, got bfloat"):
         meta_config(dtype="bfloat16", use_sparse_activations=True)
 
 
+@pytest.mark.usefixtures("either_code")
 def test_hooks_see_and_change_what_they_would_see_and_change_in_a_dense_pass() -> None:
     sae = MetaTrainingSAE(meta_config(use_sparse_activations=True))
     batch = next(sparse_batches())

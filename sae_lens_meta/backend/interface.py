@@ -1,0 +1,184 @@
+"""What a pass over active latents asks of a backend, and what both of them use."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import torch
+
+
+class Rows(Protocol):
+    """A matrix `[n, d_in]`, or what makes its rows when they are read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> torch.Tensor: ...
+
+
+@dataclass
+class Encoder:
+    """
+    An encoder, and the factors that make activations of its pre-activations.
+
+    Attributes:
+        W_enc: `[d_in, d_sae]`.
+        b_enc: `[d_sae]`.
+        norms: factors of the latents, `[d_sae]`.
+    """
+
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    norms: torch.Tensor
+
+    @property
+    def d_sae(self) -> int:
+        return len(self.b_enc)
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """The encoder's directions times their factors, a row each: `[d_sae, d_in]`."""
+        rows = self.W_enc.new_empty(self.W_enc.shape[::-1])
+        return torch.mul(self.W_enc.t(), self.norms[:, None], out=rows)
+
+    @cached_property
+    def biases(self) -> torch.Tensor:
+        """`b_enc` times the factors, `[d_sae]`."""
+        return self.b_enc * self.norms
+
+    def acts_of(self, latents: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Activations `[n, n_latents]` of some latents on all of `x`, `[n, d_in]`."""
+        return torch.addmm(self.biases[latents], x, self.rows[latents].t())
+
+
+class Selected(NamedTuple):
+    """
+    The largest activations of a batch.
+
+    Attributes:
+        flat: their distinct indices into the flattened activations `[n, d_sae]`, in no order.
+        acts: the activations, none below 0.
+        near: ascending indices of these and of the next largest, if they were asked for.
+        in_doubt: whether one that was left out might be larger than one that was kept, a bool
+            `[]` on the device; None where that cannot be.
+    """
+
+    flat: torch.Tensor
+    acts: torch.Tensor
+    near: torch.Tensor | None = None
+    in_doubt: torch.Tensor | None = None
+
+
+class Backend(Protocol):
+    """
+    Attributes:
+        max_active_share: above this share of active codes a dense pass is faster.
+        piece: rows of a matrix as large as a decoder that are best handled together.
+        reads_freely: whether a look at a value costs nothing.
+    """
+
+    max_active_share: float
+    piece: int
+    reads_freely: bool
+
+    def select(self, matrix: torch.Tensor, n_keep: int) -> torch.Tensor:
+        """
+        Flat indices of the `n_keep` largest values of `matrix`, in no order.
+
+        Those that are not positive may be missing.
+        """
+        ...
+
+    def largest(
+        self,
+        x: Rows,
+        encoder: Encoder,
+        n_keep: int,
+        dead: torch.Tensor,
+        n_near: int = 0,
+    ) -> tuple[Selected, torch.Tensor]:
+        """
+        The `n_keep` largest activations of `x`, and all those of the latents `dead`.
+
+        Args:
+            x: normalised and without `b_dec`, `[n, d_in]`.
+            encoder: of `d_sae` latents.
+            n_keep: exactly as many are kept, but for those that are not positive.
+            dead: indices, `[n_dead]`.
+            n_near: how many more to name in `near`.
+
+        Returns:
+            The largest, and `[n, n_dead]`.
+        """
+        ...
+
+    def among(
+        self, near: torch.Tensor, x: torch.Tensor, encoder: Encoder, n_keep: int
+    ) -> Selected:
+        """The `n_keep` largest of the activations at `near`, ascending flat indices."""
+        ...
+
+    def acts_at(
+        self, flat: torch.Tensor, x: torch.Tensor, encoder: Encoder
+    ) -> torch.Tensor:
+        """Activations at ascending indices, `[len(flat)]`, of whatever sign."""
+        ...
+
+    def weighted_sums(
+        self,
+        weights: torch.Tensor,
+        indices: torch.Tensor,
+        starts: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """`[n_groups, d]`: for each group the sum of `weights[t] * rows[indices[t]]`."""
+        ...
+
+    def sums_in_columns(
+        self,
+        weights: torch.Tensor,
+        indices: torch.Tensor,
+        starts: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """The transpose of `weighted_sums`, `[d, n_groups]`."""
+        ...
+
+
+def starts_of(groups: torch.Tensor, n_groups: int) -> torch.Tensor:
+    """Where each of `n_groups` begins in ascending `groups`, and where the last one ends."""
+    edges = torch.arange(n_groups + 1, device=groups.device)
+    return torch.searchsorted(groups, edges)
+
+
+def sampled_products(
+    samples_starts: torch.Tensor,
+    latents: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+) -> torch.Tensor:
+    """
+    `[n_active]`: `left[i] . right[j]` for the active pairs (i, j) alone.
+
+    Args:
+        samples_starts: where the pairs of each i begin, `[n + 1]`.
+        latents: their j, `[n_active]`.
+        left, right: `[n, d]` and `[d_sae, d]`.
+    """
+    pattern = csr(samples_starts, latents, left.new_zeros(len(latents)), len(right))
+    return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+
+def csr(
+    starts: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, n_columns: int
+) -> torch.Tensor:
+    """A matrix `[n_groups, n_columns]` from its rows' starts."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            starts,
+            indices,
+            values,
+            (len(starts) - 1, n_columns),
+            check_invariants=False,
+        )
