@@ -6,7 +6,7 @@ import torch
 from sae_lens import BatchTopKTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_meta.backend import Encoder, Selected, backend_of
+from sae_lens_meta.backend import backend_of, products_at, starts_of
 from sae_lens_meta.normalized_batchtopk import (
     DeadLatents,
     Nearby,
@@ -196,39 +196,45 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
 
     @torch.no_grad()
     def reconstruct_held(self, W_dec: torch.Tensor) -> torch.Tensor:
-        """As `reconstruct`, of the latents that `hold` selected, with their values now."""
+        """
+        As `reconstruct`, of the latents that `hold` selected, with their values now.
+
+        The normalised rows are never made: with u_i the unit row, m_i its mean and s_i its
+        deviation, `(u_i - m_i) / s_i . e_j = (W_i . e_j / ||W_i|| - m_i sum(e_j)) / s_i`.
+        """
         with torch.autocast(W_dec.device.type, enabled=False):
-            rows, encoder = self._normalized(W_dec, self._input_bias()), self.encoder()
+            backend, encoder = backend_of(W_dec), self.encoder()
+            norms = W_dec.norm(dim=1)
+            mean, std = self._moments(W_dec.sum(dim=1) / norms)
             places = self.held.clamp(min=0)
-            acts = self._acts_at(places, rows, encoder) * (self.held >= 0)
-            selected = Selected(places, acts.relu())
-            shape = (len(W_dec), self.cfg.d_sae)
-            return self._decoded(ActiveCodes(selected, shape, encoder.norms), rows)
+            rows, latents = places // self.cfg.d_sae, places % self.cfg.d_sae
+            products = products_at(places, W_dec, encoder.rows) / norms[rows]
+            products -= mean[rows] * encoder.rows.sum(dim=1)[latents]
+            products /= std[rows] + self._eps
+            shifts = encoder.biases - encoder.rows @ self._input_bias()
+            acts = (products + shifts[latents]).relu() * (self.held >= 0)
+            weights = acts / encoder.norms[latents] * std[rows]
+            starts = starts_of(rows, len(W_dec))
+            recons = backend.weighted_sums(weights, latents, starts, self.W_dec)
+            # what comes back with the normalisation: s_i b_dec + m_i
+            constant = torch.stack([self.b_dec, torch.ones_like(self.b_dec)])
+            return recons.addmm_(torch.stack([std, mean], dim=1), constant)
+
+    def _moments(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation that layer_norm takes off unit rows with these sums, `[n]` each."""
+        if self.cfg.normalize_activations != "layer_norm":
+            return torch.zeros_like(sums), torch.ones_like(sums)
+        d_in = self.cfg.d_in
+        mean = sums / d_in
+        return mean, ((1 - d_in * mean.square()) / (d_in - 1)).sqrt()
+
+    @property
+    def _eps(self) -> float:
+        is_layer_norm = self.cfg.normalize_activations == "layer_norm"
+        return LAYER_NORM_EPS if is_layer_norm else 0.0
 
     def _decoded(self, codes: ActiveCodes, rows: NormalizedRows) -> torch.Tensor:
         return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
-
-    def _acts_at(
-        self, places: torch.Tensor, rows: NormalizedRows, encoder: Encoder
-    ) -> torch.Tensor:
-        """Activations at ascending places, of rows that are made piece by piece."""
-        backend, n, d_sae = backend_of(places), len(rows), self.cfg.d_sae
-        if n <= backend.piece:
-            return backend.acts_at(places, rows[slice(None)], encoder)
-        firsts = torch.arange(0, n + backend.piece, backend.piece)
-        ends = torch.searchsorted(places, firsts * d_sae).tolist()
-        return torch.cat(
-            [
-                backend.acts_at(
-                    places[start:end] - first * d_sae,
-                    rows[first : first + backend.piece],
-                    encoder,
-                )
-                for first, start, end in zip(
-                    firsts.tolist(), ends, ends[1:], strict=False
-                )
-            ]
-        )
 
     def _normalized(self, W_dec: torch.Tensor, shift: torch.Tensor) -> NormalizedRows:
         is_layer_norm = self.cfg.normalize_activations == "layer_norm"

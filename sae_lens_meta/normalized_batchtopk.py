@@ -48,8 +48,8 @@ class Nearby:
     Where the next selections over the same inputs are looked for, once one was made.
 
     Attributes:
-        flat: ascending indices of what was selected first and of as many next largest, of the
-            flattened codes; None before.
+        flat: ascending indices, into the flattened codes, of what was selected first and of
+            half as many next largest; None before.
     """
 
     flat: torch.Tensor | None = None
@@ -165,13 +165,15 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         recons = self._decode_normalized(feature_acts) + self.b_dec
         recons = self.hook_sae_recons(recons)
         mse_loss = self.mse_loss_fn(recons, target).sum(dim=-1).mean()
-        aux_loss = recons.new_tensor(0.0)
+        aux_loss = recons.new_zeros(())
         n_dead = 0 if dead_mask is None else int(dead_mask.sum())
         if dead_mask is not None and n_dead > 0:
             k_aux = min(self.cfg.d_in // 2, n_dead)
             acts = calculate_topk_aux_acts(k_aux, hidden_pre, dead_mask)
             dead_recons = self._decode_normalized(acts)
-            aux_loss = self._dead_latent_loss(dead_recons, target - recons, n_dead)
+            residual = (target - recons).detach()
+            error = (dead_recons - residual).pow(2).sum(dim=-1).mean()
+            aux_loss = self._dead_latent_loss(error, n_dead)
         self.update_topk_threshold(feature_acts)
         return Reconstruction(feature_acts, hidden_pre, recons, mse_loss, aux_loss)
 
@@ -201,11 +203,11 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             )  # fmt: skip
             recons = self.hook_sae_recons(recons)
             mse_loss: torch.Tensor = SquaredError.apply(recons, target)  # type: ignore[assignment]
-            aux_loss = recons.new_tensor(0.0)
+            aux_loss = recons.new_zeros(())
             if dead_latents is not None:
-                aux_loss = self._dead_latent_loss(
-                    dead_recons, target - recons, dead_latents.number
-                )
+                residual = (target - recons).detach()
+                error: torch.Tensor = SquaredError.apply(dead_recons, residual)  # type: ignore[assignment]
+                aux_loss = self._dead_latent_loss(error, dead_latents.number)
         self.update_topk_threshold(codes.acts)
         acts = codes.as_coo()
         return Reconstruction(acts, acts, recons, mse_loss, aux_loss)
@@ -230,7 +232,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         latents = dead_latents.latents
         backend = backend_of(self.W_dec)
         if nearby is None or nearby.flat is None:
-            n_near = 0 if nearby is None else n_keep
+            n_near = 0 if nearby is None else n_keep // 2
             selected, dead_acts = backend.largest(x, encoder, n_keep, latents, n_near)
         else:
             inputs = x[slice(None)]
@@ -256,21 +258,17 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         return Encoder(W_enc, self.b_enc.detach(), norms)
 
     def _dead_latent_loss(
-        self,
-        dead_recons: torch.Tensor,
-        residual: torch.Tensor,
-        n_dead: torch.Tensor | int,
+        self, error: torch.Tensor, n_dead: torch.Tensor | int
     ) -> torch.Tensor:
         """
         SAELens's auxiliary loss, in the normalised space.
 
-        The top `d_in / 2` dead latents reconstruct, `[n, d_in]`, what the living ones left
-        over; the loss shrinks in proportion where fewer are dead.
+        The top `d_in / 2` dead latents reconstruct what the living ones left over; `error` is
+        what they miss of it, and the loss shrinks in proportion where fewer are dead.
         """
-        loss = (dead_recons - residual.detach()).pow(2).sum(dim=-1).mean()
         scale = n_dead / (self.cfg.d_in // 2)
         scale = scale.clamp(max=1) if isinstance(scale, torch.Tensor) else min(scale, 1)
-        return self.cfg.aux_loss_coefficient * scale * loss
+        return self.cfg.aux_loss_coefficient * scale * error
 
     def _decode_normalized(self, feature_acts: torch.Tensor) -> torch.Tensor:
         return act_times_W_dec(

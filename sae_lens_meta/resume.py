@@ -28,6 +28,7 @@ MODEL = (
     "k",
     "meta_d_sae",
     "meta_k",
+    "meta_selection",
     "dtype",
     "normalize_activations",
     "reshape_activations",

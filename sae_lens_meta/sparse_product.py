@@ -174,14 +174,20 @@ class SquaredError(torch.autograd.Function):
     """
     `apply(recons, target)`, both `[n, d_in]`: `||recons_i - target_i||^2`, averaged over i.
 
-    In pieces, so that the difference, which is as large as a decoder for the meta SAE, is
-    written once: as the gradient.
+    The difference is as large as a decoder for the meta SAE, so it is written once. A processor
+    sums its squares piece by piece and writes it as the gradient; a GPU writes it before and
+    sums it in one go.
     """
 
     @staticmethod
     def forward(ctx: Any, recons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        backend = backend_of(recons)
+        if not backend.reads_freely:
+            difference = recons - target
+            ctx.save_for_backward(difference)
+            return difference.norm(dim=-1).pow(2).mean()
         ctx.save_for_backward(recons, target)
-        piece = backend_of(recons).piece
+        piece = backend.piece
         pieces = zip(recons.split(piece), target.split(piece), strict=True)
         squares = [(ours - theirs).pow(2).sum(dim=-1) for ours, theirs in pieces]
         return torch.cat(squares).mean()
@@ -189,8 +195,11 @@ class SquaredError(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        recons, target = ctx.saved_tensors
-        return (recons - target).mul_(2 * grad / len(recons)), None
+        saved = ctx.saved_tensors
+        scale = 2 * grad / len(saved[0])
+        if len(saved) == 1:
+            return saved[0] * scale, None
+        return (saved[0] - saved[1]).mul_(scale), None
 
 
 def fired_latents(acts: torch.Tensor) -> torch.Tensor:

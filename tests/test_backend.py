@@ -338,7 +338,7 @@ def test_on_a_gpu_a_step_is_the_processors_in_float64(mode: str) -> None:
         found[-1] |= output.losses | {"acts": output.feature_acts.to_dense()}
     for name, exact in found[1].items():
         ours = found[0][name].double().cpu()
-        assert (ours - exact).norm() < 1e-5 * exact.norm(), name
+        assert (ours - exact).norm() < 1e-4 * exact.norm(), name
 
 
 @needs_gpu
@@ -397,6 +397,7 @@ def test_on_a_gpu_a_step_can_be_captured_as_a_graph() -> None:
         output.loss.backward()
         return output.loss
 
+    expected = 0.0
     for _ in range(3):
         sae.zero_grad()
         expected = step().item()

@@ -15,6 +15,7 @@ from sae_lens_meta.backend.interface import (
     Encoder,
     Rows,
     Selected,
+    products_at,
     sampled_products,
     starts_of,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Rows",
     "Selected",
     "backend_of",
+    "products_at",
     "sampled_products",
     "starts_of",
 ]

@@ -9,8 +9,6 @@ from sae_lens_meta.backend.interface import (
     Encoder,
     Rows,
     Selected,
-    sampled_products,
-    starts_of,
 )
 
 # Values looked at together: few enough to stay in the cache, many enough for a fast product.
@@ -123,18 +121,10 @@ class CPUBackend:
     def among(
         self, near: torch.Tensor, x: torch.Tensor, encoder: Encoder, n_keep: int
     ) -> Selected:
-        acts = self.acts_at(near, x, encoder)
+        acts = encoder.acts_at(near, x)
         acts, kept = acts.topk(min(n_keep, len(acts)), sorted=False)
         positive = acts > 0
         return Selected(near[kept[positive]], acts[positive])
-
-    def acts_at(
-        self, flat: torch.Tensor, x: torch.Tensor, encoder: Encoder
-    ) -> torch.Tensor:
-        latents = flat % encoder.d_sae
-        starts = starts_of(flat // encoder.d_sae, len(x))
-        acts = sampled_products(starts, latents, x, encoder.rows)
-        return acts + encoder.biases[latents]
 
     def weighted_sums(
         self,

@@ -15,13 +15,12 @@ from contextlib import contextmanager
 
 import torch
 
+from sae_lens_meta.backend.cpu import CPU
 from sae_lens_meta.backend.interface import (
     Encoder,
     Rows,
     Selected,
     csr,
-    sampled_products,
-    starts_of,
 )
 
 # Activations `[rows, d_sae]` that exist at once: 0.27 GB, a product that fills a GPU.
@@ -73,23 +72,18 @@ class CUDABackend:
         in_doubt = None
         if n_looked_at < n_all:
             in_doubt = found.acts.min() < bounds.min()
-        selected = Selected(found.flat, found.acts, near, in_doubt)
+        if n_near:
+            largest = bounds.topk(min(n_keep + n_near, n_all), sorted=False).indices
+            near = flat[largest].sort().values
+        selected = Selected(found.flat, found.acts, near if n_near else None, in_doubt)
         return selected, encoder.acts_of(dead, x)
 
     def among(
         self, near: torch.Tensor, x: torch.Tensor, encoder: Encoder, n_keep: int
     ) -> Selected:
-        acts = self.acts_at(near, x, encoder)
+        acts = encoder.acts_at(near, x)
         acts, kept = acts.topk(n_keep, sorted=False)
         return Selected(near[kept], acts.relu())
-
-    def acts_at(
-        self, flat: torch.Tensor, x: torch.Tensor, encoder: Encoder
-    ) -> torch.Tensor:
-        latents = flat % encoder.d_sae
-        starts = starts_of(flat // encoder.d_sae, len(x))
-        acts = sampled_products(starts, latents, x, encoder.rows)
-        return acts + encoder.biases[latents]
 
     def weighted_sums(
         self,
@@ -98,6 +92,8 @@ class CUDABackend:
         starts: torch.Tensor,
         rows: torch.Tensor,
     ) -> torch.Tensor:
+        if torch.are_deterministic_algorithms_enabled():  # the sparse product is not
+            return CPU.weighted_sums(weights, indices, starts, rows)
         return csr(starts, indices, weights, len(rows)) @ rows
 
     def sums_in_columns(

@@ -46,6 +46,10 @@ class Encoder:
         """`b_enc` times the factors, `[d_sae]`."""
         return self.b_enc * self.norms
 
+    def acts_at(self, flat: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Activations of `x` at ascending flat indices, `[len(flat)]`, of whatever sign."""
+        return products_at(flat, x, self.rows) + self.biases[flat % self.d_sae]
+
     def acts_of(self, latents: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Activations `[n, n_latents]` of some latents on all of `x`, `[n, d_in]`."""
         return torch.addmm(self.biases[latents], x, self.rows[latents].t())
@@ -118,12 +122,6 @@ class Backend(Protocol):
         """The `n_keep` largest of the activations at `near`, ascending flat indices."""
         ...
 
-    def acts_at(
-        self, flat: torch.Tensor, x: torch.Tensor, encoder: Encoder
-    ) -> torch.Tensor:
-        """Activations at ascending indices, `[len(flat)]`, of whatever sign."""
-        ...
-
     def weighted_sums(
         self,
         weights: torch.Tensor,
@@ -152,21 +150,26 @@ def starts_of(groups: torch.Tensor, n_groups: int) -> torch.Tensor:
 
 
 def sampled_products(
-    samples_starts: torch.Tensor,
-    latents: torch.Tensor,
-    left: torch.Tensor,
-    right: torch.Tensor,
+    starts: torch.Tensor, latents: torch.Tensor, left: torch.Tensor, right: torch.Tensor
 ) -> torch.Tensor:
     """
     `[n_active]`: `left[i] . right[j]` for the active pairs (i, j) alone.
 
     Args:
-        samples_starts: where the pairs of each i begin, `[n + 1]`.
+        starts: where the pairs of each i begin, `[n + 1]`.
         latents: their j, `[n_active]`.
         left, right: `[n, d]` and `[d_sae, d]`.
     """
-    pattern = csr(samples_starts, latents, left.new_zeros(len(latents)), len(right))
+    pattern = csr(starts, latents, left.new_zeros(len(latents)), len(right))
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+
+def products_at(
+    flat: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """The same for ascending indices `flat` into the flattened products `[n, d_sae]`."""
+    starts = starts_of(flat // len(right), len(left))
+    return sampled_products(starts, flat % len(right), left, right)
 
 
 def csr(
