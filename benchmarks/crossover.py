@@ -1,12 +1,13 @@
 """
 From which share of active latents on a dense pass is faster than a sparse one.
 
-    python -m benchmarks.crossover
+    python -m benchmarks.crossover [--device cuda]
 
-Forward and backward of our solo SAE, pair by pair. `MAX_ACTIVE_SHARE` in
-`sae_lens_meta/sparse_product.py` is taken from here.
+Forward and backward of our solo SAE, pair by pair. `max_active_share` of each backend is taken
+from here.
 """
 
+import argparse
 import statistics
 
 import torch
@@ -16,7 +17,7 @@ from benchmarks.step import seconds
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
 
 N_PAIRS = 5
-SHARES = (64, 32, 16, 8, 6, 4)
+SHARES = (128, 64, 32, 16, 8, 6, 4)
 # batch, d_in, d_sae: a small SAE, the demo's primary and meta SAE, GPT-2 large's meta SAE
 SHAPES = [
     (1024, 256, 2048),
@@ -36,7 +37,7 @@ def pass_seconds(sae: MetaTrainingSAE, batch: torch.Tensor) -> float:
     return taken
 
 
-def ratio(n: int, d_in: int, d_sae: int, k: float) -> float:
+def ratio(n: int, d_in: int, d_sae: int, k: float, device: str) -> float:
     sparse, dense = (
         MetaTrainingSAE(
             MetaTrainingSAEConfig(
@@ -45,11 +46,12 @@ def ratio(n: int, d_in: int, d_sae: int, k: float) -> float:
                 k=k,
                 decomposability_coefficient=0,
                 use_sparse_activations=is_sparse,
+                device=device,
             )
         )
         for is_sparse in (True, False)
     )
-    batch = torch.randn(n, d_in)
+    batch = torch.randn(n, d_in, device=device)
     pairs = [
         (pass_seconds(sparse, batch), pass_seconds(dense, batch))
         for _ in range(N_PAIRS + 1)
@@ -58,11 +60,14 @@ def ratio(n: int, d_in: int, d_sae: int, k: float) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    device = parser.parse_args().device
     print("sparse / dense, forward and backward")
     print("| batch, d_in, d_sae | " + " | ".join(f"1/{s}" for s in SHARES) + " |")
     print("|---" * (len(SHARES) + 1) + "|")
     for n, d_in, d_sae in SHAPES:
-        ratios = [ratio(n, d_in, d_sae, d_sae / share) for share in SHARES]
+        ratios = [ratio(n, d_in, d_sae, d_sae / share, device) for share in SHARES]
         cells = " | ".join(f"{r:.2f}" for r in ratios)
         print(f"| {n:,} x {d_in:,} x {d_sae:,} | {cells} |", flush=True)
 

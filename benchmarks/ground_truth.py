@@ -147,7 +147,9 @@ def synthetic_model(data: str, seed: int) -> SyntheticModel:
     )
 
 
-def new_trainer(seed: int, k: int, setting: Setting) -> SAETrainer[Any, Any]:
+def new_trainer(
+    seed: int, k: int, setting: Setting, **changes: Any
+) -> SAETrainer[Any, Any]:
     sae: Any = MetaTrainingSAE(
         MetaTrainingSAEConfig(
             d_in=D_IN,
@@ -158,6 +160,7 @@ def new_trainer(seed: int, k: int, setting: Setting) -> SAETrainer[Any, Any]:
             meta_lr=setting.meta_lr,
             meta_k=4,
             init_seed=seed,
+            **changes,
         )
     )
     cfg = SAETrainerConfig(

@@ -94,7 +94,10 @@ def step_seconds(trainer: SAETrainer[Any, Any], due: bool = False) -> float:
     """One step; `due` says whether a meta phase precedes it."""
     if isinstance(trainer.sae, MetaTrainingSAE) and trainer.sae.meta_sae is not None:
         trainer.sae.steps_in_cycle.fill_(CYCLE if due else 1)
+        # at initial weights most would be silent, which no real run's are
+        trainer.sae.meta_sae.steps_since_fired.zero_()
         trainer.sae.meta_sae.steps_since_fired[::DEAD_EVERY] = 1000
+    trainer.n_forward_passes_since_fired.zero_()
     trainer.n_forward_passes_since_fired[::DEAD_EVERY] = 1e6
     batch = next(trainer.data_provider)
     return seconds(lambda: trainer.step(batch))

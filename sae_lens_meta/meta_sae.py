@@ -139,9 +139,9 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         with torch.enable_grad(), torch.autocast(W_dec.device.type, enabled=False):
             target = self._normalized(W_dec, torch.zeros_like(self.b_dec)).copy()
             x = torch.empty_like(target)
-            might_die = self._might_die_within(n_steps)
-            for _ in range(n_steps):
-                result = self._pass(W_dec, target, x, might_die)
+            by_silence, counts = self._by_silence(n_steps)
+            for n_might in counts:
+                result = self._pass(W_dec, target, x, by_silence[:n_might])
                 (result.mse_loss + result.aux_loss).backward()
                 optimizer.step()
                 optimizer.zero_grad()
@@ -163,7 +163,7 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         if len(might_die):
             is_dead = self.dead_latents[might_die]
             if backend_of(W_dec).reads_freely:
-                might_die, is_dead = might_die[is_dead], None
+                might_die, is_dead = might_die[is_dead].sort().values, None
             dead = DeadLatents(might_die, is_dead) if len(might_die) else None
         return self.sparse_pass(x, target, dead, self.nearby)
 
@@ -191,8 +191,9 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
             n_none = len(self.held) - len(flat)  # where fewer are positive
             self.held = torch.cat([flat.new_full((n_none,), -1), flat])
             if self.nearby is not None and self.nearby.flat is not None:
-                looked_at = torch.isin(flat, self.nearby.flat).double()
-                self.share_missed = 1 - looked_at.mean()
+                near = self.nearby.flat
+                places = torch.searchsorted(near, flat).clamp(max=len(near) - 1)
+                self.share_missed = 1 - (near[places] == flat).double().mean()
 
     @torch.no_grad()
     def reconstruct_held(self, W_dec: torch.Tensor) -> torch.Tensor:
@@ -243,10 +244,17 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
     def _input_bias(self) -> torch.Tensor:
         return self.b_dec.detach() * self.cfg.apply_b_dec_to_input
 
-    def _might_die_within(self, n_steps: int) -> torch.Tensor:
-        """Indices of latents that are dead, or would be before the last of `n_steps`."""
-        latest = self.steps_since_fired + n_steps - 1
-        return (latest >= DEAD_AFTER_STEPS).nonzero()[:, 0]
+    def _by_silence(self, n_steps: int) -> tuple[torch.Tensor, list[int]]:
+        """
+        Latents by how long they have been silent, and how many of the first can be dead by then.
+
+        A latent that is dead before a step was silent for so many steps fewer before the
+        first: one look at the device tells the sizes for all of `n_steps`.
+        """
+        silent, order = self.steps_since_fired.sort(descending=True, stable=True)
+        ahead = torch.arange(n_steps, device=silent.device)[:, None]
+        counts = (silent + ahead >= DEAD_AFTER_STEPS).sum(dim=1)
+        return order, counts.tolist()
 
     @property
     def dead_latents(self) -> torch.Tensor:

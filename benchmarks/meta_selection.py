@@ -1,0 +1,140 @@
+"""
+What it changes to hold the selection of meta latents for a cycle: known truth, whole trainings.
+
+    python -m benchmarks.meta_selection run        # ten minutes on 2 cores
+    python -m benchmarks.meta_selection table
+
+The data of `benchmarks.ground_truth`, and for every seed other data, weights and order. Two SAEs
+of one seed differ in `meta_selection` alone; how far their figures lie apart is held against how
+far those of two seeds lie apart with `every_step`. In each step with a held selection the
+penalty and its gradient are also taken with a new one. On the activations of SmolLM2 the same
+is asked of `benchmarks.sweep`, whose settings take `meta_selection=cycle`.
+"""
+
+import argparse
+import json
+import os
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from tqdm.auto import tqdm
+
+from benchmarks.ground_truth import (
+    BATCH,
+    DATA,
+    FIGURES,
+    STEPS,
+    TEST_SAMPLES,
+    Setting,
+    exported,
+    measure,
+    new_trainer,
+    synthetic_model,
+)
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.penalty import decomposability
+
+SEEDS = range(5)
+K = 4
+PENALTY = Setting(0.3, 1.0, 3e-3)
+MODES = ("every_step", "cycle")
+RESULTS = Path(__file__).with_suffix(".jsonl")
+
+
+def off_by(sae: MetaTrainingSAE) -> tuple[float, float]:
+    """Relative error of the mean penalty with what is held, and of its gradient."""
+    assert sae.meta_sae is not None
+    found = []
+    for reconstruct in (sae.meta_sae.reconstruct_held, sae.meta_sae.reconstruct):
+        W_dec = sae.W_dec.detach().clone().requires_grad_()
+        recons = reconstruct(W_dec.detach())
+        bandwidth = sae.cfg.decomposability_bandwidth
+        penalty = decomposability(W_dec, recons, bandwidth).penalties.mean()
+        (gradient,) = torch.autograd.grad(penalty, W_dec)
+        found.append((penalty.detach(), gradient))
+    (held, held_gradient), (anew, gradient) = found
+    error = (held_gradient - gradient).norm() / gradient.norm()
+    return float(held / anew - 1), float(error)
+
+
+def perform(run: tuple[str, int]) -> list[dict[str, Any]]:
+    data, seed = run
+    torch.set_num_threads(1)
+    model = synthetic_model(data, seed)
+    torch.manual_seed(seed)
+    test = model.sample_with_features(TEST_SAMPLES)
+    trainers = {
+        mode: new_trainer(seed, K, PENALTY, meta_selection=mode) for mode in MODES
+    }
+    errors = []
+    for _ in range(STEPS):
+        batch = model.sample(BATCH)
+        for mode, trainer in trainers.items():
+            trainer.step(batch)
+            trainer.n_training_steps += 1
+            if mode == "cycle":
+                errors.append(off_by(trainer.sae))
+    penalty, gradient = np.abs(errors).mean(axis=0)
+    return [
+        {"data": data, "seed": seed, "mode": mode}
+        | measure(model, test, exported(trainer.sae))
+        | {"off_penalty": float(penalty), "off_gradient": float(gradient)}
+        for mode, trainer in trainers.items()
+    ]
+
+
+def run_all(n_processes: int) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    runs = [(data, seed) for seed in SEEDS for data in DATA]
+    RESULTS.unlink(missing_ok=True)
+    with get_context("spawn").Pool(n_processes) as pool:
+        found = pool.imap_unordered(perform, runs)
+        for results in tqdm(found, total=len(runs), desc="Runs"):
+            with RESULTS.open("a") as file:
+                file.writelines(json.dumps(result) + "\n" for result in results)
+
+
+def table() -> None:
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    print("| data | figure | held - every step, % | t interval | seeds apart, % |")
+    print("|---|---|---|---|---|")
+    for data in DATA:
+        of_data = {(r["mode"], r["seed"]): r for r in rows if r["data"] == data}
+        for label, figure in FIGURES.items():
+            exact = np.array([of_data["every_step", s][figure] for s in SEEDS])
+            held = np.array([of_data["cycle", s][figure] for s in SEEDS])
+            change = 100 * (held / exact - 1)
+            half = stats.t.ppf(0.975, len(change) - 1) * stats.sem(change)
+            apart = [abs(a - b) for a, b in combinations(exact, 2)]
+            spread = 100 * np.mean(apart) / exact.mean()
+            print(
+                f"| {data} | {label} | {change.mean():+.2f} | ± {half:.2f} | {spread:.2f} |"
+            )
+        penalty, gradient = (
+            100 * np.mean([r[f"off_{what}"] for r in of_data.values()])
+            for what in ("penalty", "gradient")
+        )
+        print(
+            f"{data}: in a step, the penalty is off by {penalty:.2f} %, its gradient by "
+            f"{gradient:.1f} %\n"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("command", choices=["run", "table"])
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    if args.command == "run":
+        run_all(args.processes)
+    else:
+        table()
+
+
+if __name__ == "__main__":
+    main()
