@@ -287,6 +287,7 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("folder", type=Path)
     running.add_argument("settings", nargs="+")
+    running.add_argument("--recipe", default=NAME, help="a name or a YAML file")
     showing = commands.add_parser("table")
     for command in (running, showing):
         command.add_argument("--tokens", type=int, default=SWEPT)
@@ -296,7 +297,7 @@ def main() -> None:
         return print("\n".join(table(args.tokens)))
     if args.command == "plot":
         return plot()
-    recipe = load_recipe(NAME)
+    recipe = load_recipe(args.recipe)
     # as it was cached
     cached = json.loads((args.folder / "run.json").read_text())["recipe"]
     run = Run(
