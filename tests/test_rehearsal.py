@@ -58,6 +58,8 @@ def test_a_rehearsal_runs_every_stage_for_three_cycles(tmp_path: Path) -> None:
         assert figures["moved"]["joint_1"] > 0.01
         folder = tmp_path / "out" / "checkpoints" / "0" / f"final_{n_seen * 128}"
         assert folder.is_dir()
+    # in so few steps the solo SAE does not overtake the joint one
+    assert "no solo_equal_l2_1 beside" in stages["compare"]["warnings"][0]
     state = load_file(folder / "joint_1" / "sae_weights.safetensors")
     assert int(state["meta_sae.adam_step"]) == 2 * ((n_seen - 1) // 5)
     assert stages["publish"]["uploaded"] is False
