@@ -111,8 +111,8 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
 ) -> None:
     output = str(tmp_path / "comparison")
     pair = ["--joint", str(saes["joint"]), "--solo", str(saes["solo"])]
-    quick = ["--ce_tokens", "256", "--min_fired", "3", "--output", output]
-    main(["compare", *pair, *quick, *SOURCE])
+    quick = ["--ce_tokens", "256", "--min_fired", "3", "--meta_steps", "5"]
+    main(["compare", *pair, *quick, *SOURCE, "--output", output])
     found = interpret(server, tmp_path / "out", saes, "--comparison", output)
     comparison = Comparison.load(tmp_path / "comparison" / "comparison.json")
     summary = comparison.autointerp

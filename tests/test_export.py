@@ -162,6 +162,7 @@ def test_threshold_is_taken_from_many_steps_not_the_last_batch(tmp_path: Path) -
     assert l0 == pytest.approx(4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_saelens_without_this_package_loads_both(tmp_path: Path) -> None:
     train(meta_config(), 5).save_inference_model(tmp_path / "sae")
     # a fresh environment that has the packages installed here, and so not the editable one

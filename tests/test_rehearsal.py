@@ -13,7 +13,7 @@ from sae_lens_meta.reproduce.rehearsal import random_model, rehearsed
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from tests.test_reproduce import plain_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("smollm2_in_cache")]
 SHAPE: dict[str, Any] = {
     "d_model": 24,
     "d_head": 12,
