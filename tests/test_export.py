@@ -17,7 +17,9 @@ from sae_lens_meta.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
 
 
-@pytest.fixture(params=["layer_norm", "none", "expected_average_only_in"])
+@pytest.fixture(
+    scope="module", params=["layer_norm", "none", "expected_average_only_in"]
+)
 def trained(request: pytest.FixtureRequest) -> MetaTrainingSAE:
     return train(
         meta_config(normalize_activations=request.param, decoder_init_norm=0.3),
