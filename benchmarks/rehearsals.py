@@ -4,15 +4,15 @@ What rehearsals took, and what their recipes would take on one GPU of 80 GB.
     python -m benchmarks.rehearsals rehearsals/metasae-gpt2l-l20 ...
 
 The first is read from a rehearsal's run.json. The second is an estimate, by the formulas that
-`reproduce` prints its needs with: products at 70 % of what data sheets say of float32 without
-tensor cores, and of bfloat16 for a language model that is kept in it.
+`reproduce` prints its needs with, at 70 % of what data sheets say: an SAE's product in TF32, a
+language model's in float32 without tensor cores or in the bfloat16 that it is kept in.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformer_lens import HookedTransformerConfig
 
@@ -20,8 +20,21 @@ from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import Machine, estimate, in_groups
 
 REACHED = 0.7
-# float32 without tensor cores, bfloat16 with them, of the data sheets, operations per second
-GPUS = {"A100 80 GB": (19.5e12, 312e12), "H100 80 GB": (67e12, 989e12)}
+
+
+class Card(NamedTuple):
+    """Of the data sheets: operations per second, and bytes per second of its memory."""
+
+    float32: float
+    tf32: float
+    bfloat16: float
+    memory: float
+
+
+GPUS = {
+    "A100 80 GB": Card(19.5e12, 156e12, 312e12, 2.0e12),
+    "H100 80 GB": Card(67e12, 495e12, 989e12, 3.35e12),
+}
 FREE_GB = 79.0
 TIMES = ("seconds_per_step", "mean_seconds_per_step", "reading_seconds_per_step")
 
@@ -40,7 +53,7 @@ def took(state: dict[str, Any]) -> Iterator[str]:
                 yield f"| – {names} | | | {figures['n_steps']} | {times} | {moved} |"
 
 
-def on_gpu(recipe: Recipe, rates: tuple[float, float]) -> Iterator[str]:
+def on_gpu(recipe: Recipe, card: Card) -> Iterator[str]:
     """A cell for each need."""
     assert recipe.rehearsal is not None
     lm: Any = HookedTransformerConfig(**recipe.rehearsal.architecture, device="cpu")
@@ -48,11 +61,13 @@ def on_gpu(recipe: Recipe, rates: tuple[float, float]) -> Iterator[str]:
     dtype = recipe.runner.get("model_from_pretrained_kwargs", {}).get("dtype")
     is_half = dtype == "bfloat16"
     layers = int(recipe.hook.split(".")[1])
+    lm_rate = card.bfloat16 if is_half else card.float32
     machine = Machine(
         device="cuda",
         free_gb=FREE_GB,
-        rate=REACHED * rates[0],
-        reading=2 * lm.n_params * layers / lm.n_layers / (REACHED * rates[is_half]),
+        rate=REACHED * card.tf32,
+        bandwidth=REACHED * card.memory,
+        reading=2 * lm.n_params * layers / lm.n_layers / (REACHED * lm_rate),
         lm_weights=lm.n_params + embedded,
         lm_bytes=2 if is_half else 4,
     )
@@ -75,15 +90,15 @@ def main() -> None:
         name = state["recipe"]["release"]
         print(f"\n{name}\n")
         print("\n".join(took(state)))
-        for gpu, rates in GPUS.items():
-            cells = on_gpu(load_recipe(name), rates)
+        for gpu, card in GPUS.items():
+            cells = on_gpu(load_recipe(name), card)
             estimates.append(f"| {name}, {gpu} | {' | '.join(cells)} |")
     print(
         "\n| estimate | disk | memory of the GPU while training | of the host while comparing "
-        "| SAEs in one pass | reading activations | training | auxiliary losses beside it, at most "
+        "| SAEs in one pass | reading activations | training "
         "| reading for the comparison |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     print("\n".join(estimates))
 
 

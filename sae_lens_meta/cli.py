@@ -25,6 +25,7 @@ from sae_lens_meta.destination import check_new, check_writable, held
 from sae_lens_meta.evaluation.autointerp import (
     AutointerpConfig,
     autointerp,
+    check_number,
 )
 from sae_lens_meta.evaluation.autointerp.asking import LimitReached
 from sae_lens_meta.evaluation.autointerp.judge import OpenAIJudge
@@ -196,6 +197,7 @@ def interpret_saved(
                 "instance --sae joint=demo_out/joint."
             )
         paths[name] = path
+    check_number(paths)  # before a name is looked up, or its release fetched
     if comparison:
         check_measured([sae_folder(path) for path in paths.values()], comparison)
     with held(cfg.output):

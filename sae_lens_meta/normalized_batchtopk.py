@@ -87,6 +87,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
 
     # selections of which it is not certain that they are float32's, counted on the device
     n_in_doubt: torch.Tensor | int = 0
+    spare: float = 2  # `Backend.largest`
     # buffers that decide what is done next, kept where a look at them costs nothing
     host_counts: tuple[str, ...] = ()
 
@@ -233,7 +234,9 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         backend = backend_of(self.W_dec)
         if nearby is None or nearby.flat is None:
             n_near = 0 if nearby is None else n_keep // 2
-            selected, dead_acts = backend.largest(x, encoder, n_keep, latents, n_near)
+            selected, dead_acts = backend.largest(
+                x, encoder, n_keep, latents, n_near, self.spare
+            )
         else:
             inputs = x[slice(None)]
             selected = backend.among(nearby.flat, inputs, encoder, n_keep)

@@ -168,7 +168,7 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
         step = step_input.n_training_steps
         if step_input.is_logging_step or step % CHECK_EVERY == CHECK_EVERY - 1:
             self.check_finite()
-            self._warn_of_doubt()
+            self._resolve_doubt()
 
     def check_finite(self) -> None:
         """
@@ -183,17 +183,20 @@ class MetaTrainingSAE(NormalizedBatchTopKTrainingSAE):
                 "instance float16, or resume from it with a lower learning rate."
             )
 
-    def _warn_of_doubt(self) -> None:
-        """Says where a selection may not be float32's: `backend/cuda.py`."""
-        saes = {"the primary": self, "the meta SAE": self.meta_sae}
-        for name, sae in saes.items():
-            if sae is not None and int(sae.n_in_doubt):
-                warnings.warn(
-                    f"{int(sae.n_in_doubt)} selections of {name} may differ from float32's in "
-                    "activations within a rounding in TF32 of the cut.",
-                    stacklevel=2,
-                )
-                sae.n_in_doubt = 0
+    def _resolve_doubt(self) -> None:
+        """Looks at more pairs from here on where a selection may not have been float32's."""
+        for name, sae in (("primary", self), ("meta", self.meta_sae)):
+            n_in_doubt = 0 if sae is None else int(sae.n_in_doubt)
+            if sae is None or not n_in_doubt:
+                continue
+            sae.n_in_doubt, sae.spare = 0, 2 * sae.spare
+            warnings.warn(
+                f"In {n_in_doubt} of the last selections of the {name} SAE, activations within "
+                "a rounding in TF32 of the cut may have changed places. From here on "
+                f"{sae.spare:g} times as many as are kept are computed in float32, so that "
+                "they cannot.",
+                stacklevel=2,
+            )
 
     @torch.compiler.disable()
     @torch.no_grad()

@@ -1,6 +1,7 @@
 """The real language model, converted once, and its TransformerLens twin."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_meta import backend, releases
 from sae_lens_meta.backend.cuda import CUDA
+from sae_lens_meta.evaluation.evaluate import summarize_decoder
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.text import load_text
@@ -44,6 +46,24 @@ def either_code(request: pytest.FixtureRequest) -> None:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a folder that SAELens loads."""
     return convert_gguf(smollm2_gguf(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def smollm2_in_cache(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Has commands that name the model find it converted."""
+    cache = tmp_path / "xdg"
+    cache.mkdir()
+    (cache / "sae_lens_meta").symlink_to(smollm2.parents[1])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture
+def few_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has `evaluate` fit its meta SAEs for a few steps; else they take most of the time."""
+    quick = partial(summarize_decoder, meta_steps=20)
+    monkeypatch.setattr("sae_lens_meta.evaluation.evaluate.summarize_decoder", quick)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
-from scipy.stats import hypergeom
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
@@ -93,6 +92,12 @@ def tiny_model(n_ctx: int = 8) -> HookedTransformer:
 @cache
 def phi_by_chance(a: int, b: int, n: int) -> float:
     """Expected |phi| of independent latents that fire on `a` and `b` of `n` tokens."""
-    together = np.arange(min(a, b) + 1)
-    deviation = hypergeom.pmf(together, n, a, b) @ np.abs(n * together - a * b)
+    together = np.arange(max(0, a + b - n), min(a, b) + 1)
+    # hypergeometric: each probability by its ratio to the one before, scipy's pmf being slow
+    k = together[:-1].astype(float)
+    ratios = (a - k) * (b - k) / ((k + 1) * (n - a - b + k + 1))
+    logs = np.concatenate([[0.0], np.log(ratios).cumsum()])
+    probabilities = np.exp(logs - logs.max())
+    probabilities /= probabilities.sum()
+    deviation = probabilities @ np.abs(n * together - a * b)
     return float(deviation / np.sqrt(float(a * (n - a)) * float(b * (n - b))))

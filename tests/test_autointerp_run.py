@@ -111,8 +111,8 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
 ) -> None:
     output = str(tmp_path / "comparison")
     pair = ["--joint", str(saes["joint"]), "--solo", str(saes["solo"])]
-    quick = ["--ce_tokens", "256", "--min_fired", "3", "--output", output]
-    main(["compare", *pair, *quick, *SOURCE])
+    quick = ["--ce_tokens", "256", "--min_fired", "3", "--meta_steps", "5"]
+    main(["compare", *pair, *quick, *SOURCE, "--output", output])
     found = interpret(server, tmp_path / "out", saes, "--comparison", output)
     comparison = Comparison.load(tmp_path / "comparison" / "comparison.json")
     summary = comparison.autointerp
@@ -197,7 +197,9 @@ def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
     server: JudgeServer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # else lines and cells are broken
     explained: list[str] = []
 
     def is_first_but_one(messages: Messages) -> bool:
@@ -205,7 +207,7 @@ def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
         if "Find what these" in messages[0]["content"]:
             shown = messages[1]["content"]
             explained.extend([shown] if shown not in explained else [])
-            return shown == explained[1]
+            return explained[1:2] == [shown]
         return False
 
     server.refuses = is_first_but_one
@@ -222,7 +224,7 @@ def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
         assert (difference["n_pairs"], difference["n_one_missing"]) == (11, 1)
     shown = capsys.readouterr()
     assert "over 11 pairs; 1 with one side missing, 0 with both" in shown.out
-    assert "1 no explanation" in " ".join(shown.out.split())
+    assert "1 no explanation" in shown.out
     texts = [shown.out, shown.err]
     texts += [str(p.read_bytes()) for p in (tmp_path / "out").iterdir()]
     assert not any("hunter2" in text for text in texts)

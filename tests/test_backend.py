@@ -168,7 +168,7 @@ def test_codes_exist_by_chunks_alone(
             trainer.step(torch.randn(BATCH, 4))
     kept = max(4 * BATCH, 2 * 256)
     n_chunks = BATCH * 256 // chunk
-    candidates = n_chunks * cuda.SPARE * kept  # those of each chunk, joined
+    candidates = n_chunks * 2 * kept  # those of each chunk, joined
     assert asked.largest <= max(chunk, candidates, 4096 * 4) < BATCH * 256 * 4
 
 
@@ -200,14 +200,16 @@ def truncated(x: torch.Tensor, bits: int) -> torch.Tensor:
     return (x.view(torch.int32) & -(1 << (23 - bits))).view(torch.float32)
 
 
-def screened(x: torch.Tensor, encoder: Encoder, n_keep: int, bits: int) -> Any:
+def screened(
+    x: torch.Tensor, encoder: Encoder, n_keep: int, bits: int, spare: float = 2
+) -> Any:
     def product(part: torch.Tensor, encoder: Encoder) -> torch.Tensor:
         rows = truncated(encoder.rows, bits)
         return torch.addmm(encoder.biases, truncated(part, bits), rows.t())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "_product", product)
-        return CUDA.largest(x, encoder, n_keep, torch.arange(0))[0]
+        return CUDA.largest(x, encoder, n_keep, torch.arange(0), spare=spare)[0]
 
 
 def random_encoder(d_in: int, d_sae: int) -> Encoder:
@@ -256,6 +258,19 @@ def test_a_selection_that_rounding_may_have_changed_is_in_doubt() -> None:
     encoder.b_enc[:], encoder.norms[:] = 0.0, 1.0
     encoder.W_enc[:] = encoder.W_enc.abs()
     assert screened(x, encoder, 64, bits=10).in_doubt
+    assert screened(x, encoder, 64, bits=10, spare=64).in_doubt is None  # all of them
+
+
+def test_where_a_selection_was_in_doubt_more_is_looked_at(
+    gpu_code: None,  # noqa: ARG001
+) -> None:
+    sae = joint()
+    assert sae.meta_sae is not None
+    trainer = trainer_for(sae, sparse_batches(), 10**6)
+    trainer.n_training_steps, sae.meta_sae.n_in_doubt = 99, torch.tensor(3)
+    with pytest.warns(UserWarning, match="In 3 of the last selections of the meta SAE"):
+        trainer.step(next(sparse_batches()))
+    assert (sae.spare, sae.meta_sae.spare, sae.meta_sae.n_in_doubt) == (2, 4, 0)
 
 
 def test_the_bound_holds_for_every_pair() -> None:

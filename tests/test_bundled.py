@@ -8,7 +8,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -195,6 +194,7 @@ def test_the_hub_would_get_the_same_card_report_and_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_meta_steps", "smollm2_in_cache")
 @pytest.mark.skipif(not CORPUS.is_file(), reason="the text it was measured on is away")
 def test_the_cards_command_prints_the_cards_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -212,10 +212,9 @@ def test_the_cards_command_prints_the_cards_figures(
     assert found["source"]["seen"] == "held out"
     # its CE and KL are of another set of tokens, as comparison.json says: it was made before
     for part in ("reconstruction", "phi"):
+        # rounding differs with the number of threads, and with it who is selected
         for name, value in wanted[part].items():
-            # rounding differs with the number of threads, and with it who is selected
-            np.testing.assert_allclose(
-                found[part][name], value, rtol=2e-3, err_msg=name
-            )
+            close = value if value is None else pytest.approx(value, rel=2e-3)
+            assert found[part][name] == close, name
     wanted, found = wanted["decoder"], found["decoder"]
     assert found["mean_abs_cosine"] == pytest.approx(wanted["mean_abs_cosine"])

@@ -125,6 +125,7 @@ def _registered_in_worker(pickled: bytes) -> str:
     return get_sae_training_class(cfg.architecture())[0].__name__
 
 
+@pytest.mark.slow
 def test_a_config_sent_to_a_fresh_process_brings_the_registration_along() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         name = pool.submit(_registered_in_worker, pickle.dumps(meta_config())).result()

@@ -27,6 +27,7 @@ with held(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_one_process_holds_a_folder_until_it_ends_or_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     holder = subprocess.Popen(

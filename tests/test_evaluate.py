@@ -18,6 +18,7 @@ from sae_lens_meta.evaluation.source import load_source, regroup
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config, trainer_for
 
+pytestmark = pytest.mark.usefixtures("few_meta_steps")
 TOKENS, HOOK, K = 4096, "model.layers.11", 16
 CLASS = "AutoModelForCausalLM"
 

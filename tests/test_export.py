@@ -17,7 +17,9 @@ from sae_lens_meta.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
 
 
-@pytest.fixture(params=["layer_norm", "none", "expected_average_only_in"])
+@pytest.fixture(
+    scope="module", params=["layer_norm", "none", "expected_average_only_in"]
+)
 def trained(request: pytest.FixtureRequest) -> MetaTrainingSAE:
     return train(
         meta_config(normalize_activations=request.param, decoder_init_norm=0.3),
@@ -162,6 +164,7 @@ def test_threshold_is_taken_from_many_steps_not_the_last_batch(tmp_path: Path) -
     assert l0 == pytest.approx(4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_saelens_without_this_package_loads_both(tmp_path: Path) -> None:
     train(meta_config(), 5).save_inference_model(tmp_path / "sae")
     # a fresh environment that has the packages installed here, and so not the editable one

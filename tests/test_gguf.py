@@ -3,19 +3,23 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
+from sae_lens import LoggingConfig
 from sae_lens.load_model import load_model
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM
 
+from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta import gguf as conversion
 from sae_lens_meta.evaluation.language_model import model_path
 from sae_lens_meta.gguf import convert_gguf
+from tests.helpers import meta_config
 
 WIDTH, MLP, N_HEADS = 32, 48, 2
 BYTES = sorted(ByteLevel.alphabet())
@@ -94,6 +98,24 @@ def test_two_files_of_one_name_are_two_models(
     np.testing.assert_array_equal(
         embedding(model_path(str(files[0]))), changed["token_embd"]
     )
+
+
+def test_what_is_logged_of_a_converted_model_has_a_name_that_wandb_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(tmp_path / "SmolLM2-135M-Instruct-of-a-long-name.Q4_1.gguf", seed=0)
+    (gguf,) = tmp_path.glob("*.gguf")
+    path = Path(convert_gguf(gguf, tmp_path / "cache")).relative_to(tmp_path / "cache")
+    sae = MetaTrainingSAE(meta_config())
+    home = "/home/firstname.lastname/.cache/sae_lens_meta"
+    sae.cfg.metadata.model_name = f"{home}/{path}"
+    sae.cfg.metadata.hook_name = "model.layers.11"
+    taken: list[str] = []
+    monkeypatch.setattr("wandb.log_artifact", lambda one, **_: taken.append(one.name))
+    trainer = SimpleNamespace(sae=sae, cfg=SimpleNamespace())
+    LoggingConfig(log_weights_to_wandb=False).log(trainer, "", gguf, None)
+    assert len(taken) == 2, "wandb refuses a longer name"
+    assert all("SmolLM2-135M" in name for name in taken)
 
 
 def test_a_model_is_converted_once(

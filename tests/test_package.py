@@ -55,6 +55,7 @@ def test_wheel_carries_the_list_of_releases(tmp_path: Path) -> None:
     assert wheel.stat().st_size <= MAX_BUNDLED
 
 
+@pytest.mark.slow
 def test_library_is_imported_without_the_demos_own_packages() -> None:
     code = """
 import sys

@@ -13,7 +13,7 @@ from sae_lens_meta.reproduce.rehearsal import random_model, rehearsed
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from tests.test_reproduce import plain_recipe
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("smollm2_in_cache")]
 SHAPE: dict[str, Any] = {
     "d_model": 24,
     "d_head": 12,
@@ -58,6 +58,8 @@ def test_a_rehearsal_runs_every_stage_for_three_cycles(tmp_path: Path) -> None:
         assert figures["moved"]["joint_1"] > 0.01
         folder = tmp_path / "out" / "checkpoints" / "0" / f"final_{n_seen * 128}"
         assert folder.is_dir()
+    # in so few steps the solo SAE does not overtake the joint one
+    assert "no solo_equal_l2_1 beside" in stages["compare"]["warnings"][0]
     state = load_file(folder / "joint_1" / "sae_weights.safetensors")
     assert int(state["meta_sae.adam_step"]) == 2 * ((n_seen - 1) // 5)
     assert stages["publish"]["uploaded"] is False

@@ -118,6 +118,7 @@ def run(
     return losses
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_bit_identically_from_mid_cycle(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path\n"
     code += "from tests.test_resume import run, runner_config\n"

@@ -42,9 +42,9 @@ def test_solo_without_layer_norm_is_stock_batchtopk_bit_for_bit() -> None:
     )
     for sae in (ours, stock):
         sae.b_enc.data[:6] = -2.0  # these start silent: dead after 20 steps
-    trainers = [trainer_for(sae, sparse_batches(), 200) for sae in (ours, stock)]
+    trainers = [trainer_for(sae, sparse_batches(), 80) for sae in (ours, stock)]
     had_dead = False
-    for batch, _ in zip(sparse_batches(), range(200), strict=False):
+    for batch, _ in zip(sparse_batches(), range(80), strict=False):
         had_dead |= bool(trainers[0].dead_neurons.any())
         outputs = [trainer.step(batch) for trainer in trainers]
         assert torch.equal(outputs[0].loss, outputs[1].loss)
@@ -254,7 +254,7 @@ def test_primary_steps_move_the_decoder_away_from_a_frozen_meta_sae() -> None:
             )
         )
         assert sae.meta_sae is not None
-        sae.meta_sae.fit(sae.W_dec, 200)
+        sae.meta_sae.fit(sae.W_dec, 50)
         trainer_for(sae, sparse_batches(), 30, lr=1e-2, lr_end=1e-2).fit()
         recons = sae.meta_sae.reconstruct(sae.W_dec)
         return decomposability(sae.W_dec, recons, 1.0).penalties.mean().item()

@@ -99,6 +99,7 @@ class CPUBackend:
         n_keep: int,
         dead: torch.Tensor,
         n_near: int = 0,
+        spare: float = 2,  # noqa: ARG002
     ) -> tuple[Selected, torch.Tensor]:
         """The pre-activations are made block by block and never exist as a whole."""
         d_sae, W_enc = encoder.d_sae, encoder.W_enc

@@ -4,10 +4,10 @@ A pass on a GPU: fixed shapes, no read of the device, and the one product on ten
 Tensor cores multiply float32 matrices in TF32, which keeps 10 bits of the mantissa, six to
 seven times as fast as in float32. The largest activations are therefore searched in two
 steps: a product in TF32 gives each pair (i, j) a bound `U_ij = a_ij + e |x_i| |w_j|` that its
-float32 activation cannot exceed, and the `SPARE * n_keep` pairs of the largest bounds are
+float32 activation cannot exceed, and the `n_looked_at` pairs of the largest bounds are
 computed again in float32, where the `n_keep` largest are taken. What was left out
 cannot be among them if the smallest that is kept is no smaller than the smallest bound
-looked at; `Selected.in_doubt` says where it is.
+looked at; `Selected.in_doubt` says where it is, and the SAE then looks at twice as many.
 """
 
 from collections.abc import Iterator
@@ -25,9 +25,6 @@ from sae_lens_meta.backend.interface import (
 
 # Activations `[rows, d_sae]` that exist at once: 0.27 GB, a product that fills a GPU.
 CHUNK = 1 << 26
-# Pairs computed again in float32 to each that is kept: at GPT-2 large's and Gemma's shapes 1.2
-# to 1.7 lie within the error of the cut.
-SPARE = 2
 
 
 def screening_error(d_in: int) -> float:
@@ -62,10 +59,11 @@ class CUDABackend:
         n_keep: int,
         dead: torch.Tensor,
         n_near: int = 0,
+        spare: float = 2,
     ) -> tuple[Selected, torch.Tensor]:
         x = x[slice(None)]
         n_all = len(x) * encoder.d_sae
-        n_looked_at = min(max(SPARE * n_keep, n_keep + n_near), n_all)
+        n_looked_at = min(int(spare * n_keep), n_all)
         bounds, flat = _screen(x, encoder, n_looked_at)
         near = flat.sort().values
         found = self.among(near, x, encoder, n_keep)

@@ -100,6 +100,7 @@ class Backend(Protocol):
         n_keep: int,
         dead: torch.Tensor,
         n_near: int = 0,
+        spare: float = 2,
     ) -> tuple[Selected, torch.Tensor]:
         """
         The `n_keep` largest activations of `x`, and all those of the latents `dead`.
@@ -109,7 +110,9 @@ class Backend(Protocol):
             encoder: of `d_sae` latents.
             n_keep: exactly as many are kept, but for those that are not positive.
             dead: indices, `[n_dead]`.
-            n_near: how many more to name in `near`.
+            n_near: how many more to name in `near`, at most `n_keep`.
+            spare: how many to compute exactly for each that is kept, where most are only
+                estimated: 1.2 to 1.7 are enough at GPT-2 large's and Gemma's shapes.
 
         Returns:
             The largest, and `[n, n_dead]`.

@@ -2,7 +2,7 @@
 
 import platform
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -92,6 +92,7 @@ def compare(
     cfg: CompareConfig,
     source_cfg: SourceConfig,
     model: HookedRootModule | None = None,
+    remarks: Sequence[str] = (),
 ) -> Comparison:
     """
     Runs every measure on all SAEs; writes comparison.json, its schema and report.html.
@@ -103,6 +104,7 @@ def compare(
         cfg: what to compare.
         source_cfg: text and language model; text that training did not see.
         model: the language model, where it is loaded already.
+        remarks: what the reader should know of how the SAEs were chosen; among the warnings.
 
     Raises:
         ValueError: if there is no joint or no solo SAE, a path or the same weights stand twice,
@@ -115,7 +117,7 @@ def compare(
     """
     entries = _checked_entries(cfg, source_cfg)
     with held(cfg.output):
-        return _compare(cfg, source_cfg, entries, model)
+        return _compare(cfg, source_cfg, entries, model, remarks)
 
 
 def _checked_entries(cfg: CompareConfig, source_cfg: SourceConfig) -> list[Entry]:
@@ -141,6 +143,7 @@ def _compare(
     source_cfg: SourceConfig,
     entries: list[Entry],
     model: HookedRootModule | None,
+    remarks: Sequence[str],
 ) -> Comparison:
     saved = {entry.id: entry.saved for entry in entries}
     variant = variants(entries, saved)
@@ -188,7 +191,7 @@ def _compare(
         )
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison.variants(), resampled)
-    comparison.warnings = _warnings(comparison)
+    comparison.warnings = [*remarks, *_warnings(comparison)]
     comparison.verdict = verdict(comparison)
     comparison.autointerp = scores
     comparison.fingerprint = mine

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import torch
 from rich.table import Table
 
+from sae_lens_meta.backend.cuda import CHUNK, tensor_cores
 from sae_lens_meta.config import MetaTrainingSAEConfig
 from sae_lens_meta.recipe import Recipe
 from sae_lens_meta.reproduce.cache import SHARD_TOKENS, SHARDS_MIXED
@@ -20,15 +22,18 @@ BYTES = 4  # float32
 # seconds of a step over those of its products, at the most, in benchmarks/step.py on CPU,
 # but for Gemma's shape in small batches, which took 3.1 beside other jobs
 SPARSE_STEP, META_STEP = 2.7, 3.1
-# the dense pass: half of the rate that one product reaches by itself
-DENSE_STEP = 2.0
-# products of a dense pass, [n, d_in] by [d_in, d_sae] or as large: the codes, their decoding,
-# and the gradients of W_dec, of the codes, of W_enc, and of the input, which b_dec is taken off
-PASS_PRODUCTS = 6
-# more, if only one latent is dead: what the dead ones decode to, the gradients of W_dec and codes
-AUX_PRODUCTS = 3
-# of a meta reconstruction, without gradient: the codes and their decoding
-RECONSTRUCT_PRODUCTS = 2
+# On a GPU a step is its products on tensor cores, and what it moves through memory: so many times
+# the bytes of what is named. Fitted to benchmarks/step.py on an H200, with one dead latent in a
+# hundred: docs/performance.md.
+WEIGHTS_MOVED = 18  # those of the primary: gradients, clipping, Adam, transposed copies
+ACTS_MOVED = 25  # activations that are searched: written, bounded, selected from
+PAIRS_MOVED = 14  # rows of the active pairs: computed again, decoded, three gradients
+# of the meta SAE: pairs and decoder rows in a meta step, and in a reconstruction, which has no
+# gradient, with a selection of its own or a held one
+FIT_MOVED, RECONSTRUCT_MOVED, HELD_MOVED = (6, 46), (3, 40), (2, 20)
+LAUNCHING = (
+    3e-3  # seconds in which a step's kernels are handed over, while the GPU waits
+)
 HEADROOM_GB = 2.0  # Python, torch, buffers of text
 
 
@@ -60,10 +65,11 @@ class Machine:
     Attributes:
         device: of the model and the SAEs.
         free_gb: memory free on it, before the language model is loaded.
-        rate: floating-point operations per second of one product.
+        rate: floating-point operations per second of one product, on a GPU's tensor cores.
         reading: seconds to read the activations of one token.
         lm_weights: of the language model.
         lm_bytes: of each of them.
+        bandwidth: bytes per second of a copy, those read and those written; of a GPU alone.
     """
 
     device: str
@@ -72,10 +78,11 @@ class Machine:
     reading: float
     lm_weights: int
     lm_bytes: int
+    bandwidth: float = 0.0
 
     @property
-    def is_dense(self) -> bool:
-        """Whether SAEs take the dense pass there."""
+    def is_gpu(self) -> bool:
+        """Whether steps are taken by a GPU's backend."""
         return torch.device(self.device).type != "cpu"
 
 
@@ -84,52 +91,38 @@ def fixed_gb(recipe: Recipe, machine: Machine) -> float:
     joint, batch = recipe.joint, recipe.training.train_batch_size_tokens
     # gradients, and Adam's temporaries as large as they are
     step = 2 * _weights_bytes(recipe)
-    if machine.is_dense:
-        step = dense_step_bytes(joint, batch) - handed_over_bytes(joint, batch)
+    if machine.is_gpu:
+        step = gpu_step_bytes(joint, batch)
     shards = SHARDS_MIXED * SHARD_TOKENS if recipe.cache_activations else 0
     read = min(shards, recipe.n_tokens) * joint.d_in * 2
     lm = machine.lm_weights * machine.lm_bytes
     return (lm + step + read) / GB + HEADROOM_GB
 
 
-def sae_gb(recipe: Recipe, machine: Machine) -> float:
-    """What each SAE adds: weights, moments, and what it hands over of a step."""
-    handed_over = 0
-    if machine.is_dense:
-        batch = recipe.training.train_batch_size_tokens
-        handed_over = handed_over_bytes(recipe.joint, batch)
-    return (3 * _weights_bytes(recipe) + handed_over) / GB
+def sae_gb(recipe: Recipe) -> float:
+    """What each SAE adds: weights and moments."""
+    return 3 * _weights_bytes(recipe) / GB
 
 
-def handed_over_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
-    """Codes and pre-activations, which SAELens's trainer keeps until all SAEs took the step."""
-    return BYTES * 2 * batch * cfg.d_sae
-
-
-def dense_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
+def gpu_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
     """
-    The most that a joint step holds at once where passes are dense, beside weights and moments.
-
-    The auxiliary losses of both SAEs are taken to be at work. What exists at once differs from
-    one moment of the step to the next; the largest sum counts.
+    The most that a joint step on a GPU holds at once beside weights and moments.
 
     Args:
         cfg: of the joint SAE.
         batch: activations in a step.
     """
-    codes, meta_codes = batch * cfg.d_sae, cfg.d_sae * cfg.meta_width
-    inputs, rows = batch * cfg.d_in, cfg.d_sae * cfg.d_in
+    rows, meta = cfg.d_sae * cfg.d_in, cfg.d_sae * cfg.meta_width
+    inputs = batch * cfg.d_in
+    searched = 3 * min(CHUNK, batch * cfg.d_sae)
     return BYTES * max(
-        # meta steps: pre-activations, rescaled ones, codes, rescaled codes, and two of the dead
-        # latents; inputs, targets, reconstructions, residuals and indices of the dead latents
-        6 * meta_codes + 10 * rows,
-        # their backward: gradients of codes beside these
-        8 * meta_codes + 6 * rows,
-        # penalty: six of the primary as above, kept for its backward, beside the meta SAE's
-        # pre-activations and, while BatchTopK selects, two times its codes
-        6 * codes + 3 * meta_codes + 2 * rows + 6 * inputs,
-        # the primary's backward: two gradients, and which latents fired, for the trainer
-        9 * codes + rows + 6 * inputs,
+        # the primary's backward: gradients, and the two that are made transposed; the
+        # reconstructed rows and what the penalty adds to the gradient
+        6 * rows + 8 * inputs,
+        # its search: encoder rows, with the gradients gone
+        rows + searched + 4 * inputs,
+        # meta steps: targets, inputs, reconstructions, and the errors of both losses
+        9 * rows + min(CHUNK, meta),
     )
 
 
@@ -147,7 +140,7 @@ def in_groups(
     Raises:
         ValueError: if memory does not hold one.
     """
-    fixed, one = fixed_gb(recipe, machine), sae_gb(recipe, machine)
+    fixed, one = fixed_gb(recipe, machine), sae_gb(recipe)
     n = int((machine.free_gb - fixed) / one)
     if n < 1:
         raise ValueError(
@@ -165,7 +158,7 @@ def estimate(recipe: Recipe, groups: list[list[str]], machine: Machine) -> Needs
     largest = max(map(len, groups))
     return Needs(
         disk_gb=_disk_bytes(recipe, largest) / GB,
-        training_gb=fixed_gb(recipe, machine) + largest * sae_gb(recipe, machine),
+        training_gb=fixed_gb(recipe, machine) + largest * sae_gb(recipe),
         comparing_gb=_comparing_gb(recipe, machine),
         hours=_hours(recipe, groups, machine),
         rate=machine.rate,
@@ -184,8 +177,8 @@ def _counts_gb(recipe: Recipe) -> float:
 
 def _comparing_gb(recipe: Recipe, machine: Machine) -> float:
     counts = min(recipe.comparing.max_memory_gb, _counts_gb(recipe))
-    on_host = 0 if machine.is_dense else _n_compared(recipe) * _weights_bytes(recipe)
-    lm = 0 if machine.is_dense else machine.lm_weights * machine.lm_bytes
+    on_host = 0 if machine.is_gpu else _n_compared(recipe) * _weights_bytes(recipe)
+    lm = 0 if machine.is_gpu else machine.lm_weights * machine.lm_bytes
     return counts + (on_host + lm) / GB
 
 
@@ -229,10 +222,6 @@ def _hours(
         * reading,
         "training": train / 3600,
     }
-    if machine.is_dense:
-        flops = sum(dense_aux_flops(cfg, batch) for cfg in recipe.saes().values())
-        aux = n_steps * DENSE_STEP * flops / machine.rate
-        hours["auxiliary losses beside it, at most"] = aux / 3600
     hours["reading for the comparison"] = reading * (
         n_passes * recipe.compare_tokens + ce_tokens
     )
@@ -287,12 +276,25 @@ def measured_rate(recipe: Recipe, device: str) -> float:
     batch, d_in = recipe.training.train_batch_size_tokens, recipe.joint.d_in
     x = torch.randn(batch, d_in, device=device)
     W_enc = torch.randn(d_in, min(8192, recipe.joint.d_sae), device=device)
+    with tensor_cores():
+        seconds = _least_seconds(lambda: x @ W_enc)
+    return 2 * batch * W_enc.numel() / seconds
+
+
+def measured_bandwidth(device: str) -> float:
+    """Bytes per second that a copy reads and writes."""
+    source = torch.randn(1 << 26, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _least_seconds(lambda: target.copy_(source))
+
+
+def _least_seconds(action: Callable[[], torch.Tensor]) -> float:
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        (x @ W_enc)[0, 0].item()  # waits for a GPU
+        action().flatten()[0].item()  # waits for a GPU
         seconds.append(time.perf_counter() - start)
-    return 2 * batch * W_enc.numel() / min(seconds)
+    return min(seconds)
 
 
 def needs_table(
@@ -322,27 +324,6 @@ def _weights_bytes(recipe: Recipe) -> int:
     return BYTES * 2 * joint.d_in * (joint.d_sae + joint.meta_width)
 
 
-def dense_flops(cfg: MetaTrainingSAEConfig, batch: int) -> float:
-    """
-    Floating-point operations of the products of a step, its share of a meta phase included.
-
-    Passes are taken to be dense, and no latent to be dead.
-
-    Args:
-        cfg: of the SAE, joint or solo.
-        batch: activations in a step.
-    """
-    primary, meta_steps, reconstruction = _products(cfg, batch)
-    passes = PASS_PRODUCTS * (primary + meta_steps)
-    return passes + RECONSTRUCT_PRODUCTS * reconstruction
-
-
-def dense_aux_flops(cfg: MetaTrainingSAEConfig, batch: int) -> float:
-    """What the auxiliary losses add to `dense_flops` while latents of both SAEs are dead."""
-    primary, meta_steps, _ = _products(cfg, batch)
-    return AUX_PRODUCTS * (primary + meta_steps)
-
-
 def _products(cfg: MetaTrainingSAEConfig, batch: int) -> tuple[float, float, float]:
     """Operations of one product: the primary's, those of a step's share of meta steps, a meta one."""
     primary = 2.0 * batch * cfg.d_in * cfg.d_sae
@@ -355,9 +336,28 @@ def _products(cfg: MetaTrainingSAEConfig, batch: int) -> tuple[float, float, flo
 def _step_seconds(recipe: Recipe, name: str, machine: Machine) -> float:
     """A step of one SAE, its share of a meta phase included."""
     cfg, batch = recipe.saes()[name], recipe.training.train_batch_size_tokens
-    if machine.is_dense:
-        return DENSE_STEP * dense_flops(cfg, batch) / machine.rate
+    if machine.is_gpu:
+        return gpu_step_seconds(cfg, batch, machine)
     primary, meta_steps, reconstruction = _products(cfg, batch)
     # one product of each pass, the encoder's; the sparse ones are in the factors
     flops = SPARSE_STEP * primary + META_STEP * (meta_steps + reconstruction)
     return flops / machine.rate
+
+
+def gpu_step_seconds(cfg: MetaTrainingSAEConfig, batch: int, machine: Machine) -> float:
+    """A step of one SAE on a GPU, its share of a meta phase included."""
+    product, d_in, d_sae = 2.0 * batch * cfg.d_in * cfg.d_sae, cfg.d_in, cfg.d_sae
+    moved = WEIGHTS_MOVED * 2 * d_in * d_sae + ACTS_MOVED * batch * d_sae
+    moved += PAIRS_MOVED * batch * cfg.k * d_in
+    if cfg.decomposability_coefficient:
+        is_held = cfg.meta_selection == "cycle"
+        fits = cfg.meta_steps_per_cycle / cfg.primary_steps_per_cycle
+        # products over all rows, per primary step
+        searches = 2 / cfg.primary_steps_per_cycle if is_held else 1 + fits
+        pairs, rows = d_sae * cfg.meta_k * d_in, d_sae * d_in
+        product += searches * 2.0 * rows * cfg.meta_width
+        moved += searches * ACTS_MOVED * d_sae * cfg.meta_width
+        reconstruct = HELD_MOVED if is_held else RECONSTRUCT_MOVED
+        moved += (reconstruct[0] + fits * FIT_MOVED[0]) * pairs
+        moved += (reconstruct[1] + fits * FIT_MOVED[1]) * rows
+    return product / machine.rate + BYTES * moved / machine.bandwidth + LAUNCHING

@@ -20,6 +20,7 @@ from sae_lens_meta.reproduce.needs import (
     estimate,
     free_memory_gb,
     in_groups,
+    measured_bandwidth,
     measured_rate,
     needs_table,
     peak_memory_gb,
@@ -251,6 +252,7 @@ def _planned(
         reading=run.measured_reading(),
         lm_weights=sum(p.numel() for p in run.model.parameters()),
         lm_bytes=next(run.model.parameters()).element_size(),
+        bandwidth=measured_bandwidth(run.device),
     )
     if groups is None or not any(run.checkpoints.glob("*")):
         groups = in_groups(recipe, machine, together)

@@ -85,12 +85,16 @@ class Run:
         return self.folder / "checkpoints"
 
     def paths(self, kind: str) -> list[Path]:
-        """Folders of the exported SAEs of one kind, `joint`, `solo` or `solo_equal_l2`."""
+        """Folders of the SAEs of one kind, `joint`, `solo` or `solo_equal_l2`, by seed."""
         return [self.saes / f"{kind}_{seed}" for seed in self.recipe.seeds]
+
+    def controls(self) -> list[Path]:
+        """Folders of the solo SAEs at equal L2, of the seeds that have one of its own."""
+        return [path for path in self.paths(EQUAL_L2) if path.is_dir()]
 
     def all_paths(self) -> list[Path]:
         """Folders of all exported SAEs."""
-        return [path for kind in (JOINT, SOLO, EQUAL_L2) for path in self.paths(kind)]
+        return [*self.paths(JOINT), *self.paths(SOLO), *self.controls()]
 
     def runner_config(
         self, names: list[str], n_tokens: int

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -96,7 +97,12 @@ def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
 
 
 def equal_l2(run: Run) -> Figures:
-    """Exports of each solo training the checkpoint whose L2 is nearest to the joint SAE's."""
+    """
+    Exports of each solo training the checkpoint whose L2 is nearest to the joint SAE's.
+
+    Where that is the last one, it is the solo SAE, which is compared already: nothing is
+    exported then, since one SAE is one piece of evidence.
+    """
     figures = {}
     for seed, target in zip(run.recipe.seeds, run.paths(EQUAL_L2), strict=True):
         # all as they were exported, before any is calibrated
@@ -104,8 +110,10 @@ def equal_l2(run: Run) -> Figures:
         wanted = _l2(run, joint[max(joint)])
         solo = checkpoints_of(run, f"{SOLO}_{seed}")
         n_tokens, l2 = _nearest(run, solo, wanted)
-        export(solo[n_tokens], target, run.device)
         figures[target.name] = {"joint_l2": wanted, "l2": l2, "n_tokens": n_tokens}
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier call of this stage
+        if n_tokens < max(solo):
+            export(solo[n_tokens], target, run.device)
     return figures
 
 
@@ -176,12 +184,25 @@ def compare_all(run: Run) -> Figures:
         run.recipe.comparing,
         joint=run.paths(JOINT),
         solo=run.paths(SOLO),
-        solo_equal_l2=run.paths(EQUAL_L2),
+        solo_equal_l2=run.controls(),
         output=run.folder / "comparison",
         overwrite=True,  # the folder is the run's own
     )
-    found = compare(cfg, run.source_config(), run.model)
+    found = compare(cfg, run.source_config(), run.model, _without_control(run))
     return {"verdict": found.verdict, "warnings": found.warnings}
+
+
+def _without_control(run: Run) -> list[str]:
+    """A sentence on each solo SAE that is at equal L2 itself."""
+    controls = run.controls()
+    return [
+        f"{solo.name} is itself, of its training's checkpoints, the nearest to the L2 of "
+        f"{joint.name}: there is no {control.name} beside it."
+        for solo, joint, control in zip(
+            run.paths(SOLO), run.paths(JOINT), run.paths(EQUAL_L2), strict=True
+        )
+        if control not in controls
+    ]
 
 
 def interpret(run: Run) -> Figures:

@@ -187,8 +187,7 @@ def autointerp(
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
-    if not 1 <= len(paths) <= 2:
-        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
+    check_number(paths)
     saved = {n: SavedSAE.read(sae_folder(str(path))) for n, path in paths.items()}
     subjects = _subjects(saved, cfg, source_cfg)
     source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
@@ -233,6 +232,17 @@ def autointerp(
     )
     found.save(cfg.output)
     return found
+
+
+def check_number(paths: Mapping[str, Path | str]) -> None:
+    """
+    Checks that there are as many SAEs as can be interpreted.
+
+    Raises:
+        ValueError: if there are more than two or none.
+    """
+    if not 1 <= len(paths) <= 2:
+        raise ValueError(f"Give one or two SAEs, got {len(paths)}.")
 
 
 def _collect(
