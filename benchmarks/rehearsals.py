@@ -1,9 +1,9 @@
 """
 What rehearsals took, and what their recipes would take on one GPU of 80 GB.
 
-    python -m benchmarks.rehearsals rehearsals/metasae-gpt2l-l20 ...
+    python -m benchmarks.rehearsals [rehearsals/metasae-gpt2l-l20 ...]
 
-The first is read from a rehearsal's run.json. The second is an estimate, by the formulas that
+The first is read from the run.json of rehearsals. The second is an estimate, by the formulas that
 `reproduce` prints its needs with, at 70 % of what data sheets say: an SAE's product in TF32, a
 language model's in float32 without tensor cores or in the bfloat16 that it is kept in.
 """
@@ -19,6 +19,7 @@ from transformer_lens import HookedTransformerConfig
 from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import Machine, estimate, in_groups
 
+RECIPES = ("metasae-gpt2l-l20", "metasae-gemma2-9b-l23")
 REACHED = 0.7
 
 
@@ -83,16 +84,16 @@ def on_gpu(recipe: Recipe, card: Card) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("rehearsal", type=Path, nargs="+")
-    estimates = []
+    parser.add_argument("rehearsal", type=Path, nargs="*")
     for folder in parser.parse_args().rehearsal:
         state = json.loads((folder / "run.json").read_text())
-        name = state["recipe"]["release"]
-        print(f"\n{name}\n")
+        print(f"\n{state['recipe']['release']}\n")
         print("\n".join(took(state)))
-        for gpu, card in GPUS.items():
-            cells = on_gpu(load_recipe(name), card)
-            estimates.append(f"| {name}, {gpu} | {' | '.join(cells)} |")
+    estimates = [
+        f"| {name}, {gpu} | {' | '.join(on_gpu(load_recipe(name), card))} |"
+        for name in RECIPES
+        for gpu, card in GPUS.items()
+    ]
     print(
         "\n| estimate | disk | memory of the GPU while training | of the host while comparing "
         "| SAEs in one pass | reading activations | training "
