@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_meta import backend, releases
 from sae_lens_meta.backend.cuda import CUDA
+from sae_lens_meta.evaluation.comparison import Comparison
 from sae_lens_meta.evaluation.evaluate import summarize_decoder
+from sae_lens_meta.evaluation.report.plots import all_plots
 from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.text import load_text
@@ -64,6 +66,22 @@ def few_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has `evaluate` fit its meta SAEs for a few steps; else they take most of the time."""
     quick = partial(summarize_decoder, meta_steps=20)
     monkeypatch.setattr("sae_lens_meta.evaluation.evaluate.summarize_decoder", quick)
+
+
+PLOTS: dict[str, dict[str, str]] = {}
+
+
+@pytest.fixture
+def plots_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the plots of the same SAEs not drawn again, which takes most of making a release."""
+
+    def drawn(comparison: Comparison) -> dict[str, str]:
+        key = repr(comparison.saes)
+        if key not in PLOTS:
+            PLOTS[key] = all_plots(comparison)
+        return PLOTS[key]
+
+    monkeypatch.setattr("sae_lens_meta.evaluation.report.report.all_plots", drawn)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ from tests.comparisons import N_TOKENS, compared, comparison
 from tests.helpers import meta_config, sparse_batches, train
 from tests.hub_server import STRANGER, WRITER, Fault, HubServer
 
+pytestmark = pytest.mark.usefixtures("plots_drawn_once")
 REPO, HOOK = "tests/metasae-tiny", "blocks.0.hook"
 WEIGHTS = "sae_weights.safetensors"
 METADATA = {
