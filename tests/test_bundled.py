@@ -166,6 +166,7 @@ def test_it_is_small_and_says_where_it_lives() -> None:
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card and "Q4_1" in card
 
 
+@pytest.mark.slow
 def test_the_hub_would_get_the_same_card_report_and_weights(
     hub: HubServer,
     as_writer: None,  # noqa: ARG001

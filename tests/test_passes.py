@@ -88,6 +88,7 @@ def test_one_pass_and_a_pass_for_each_job_count_the_same(
     assert_counted_by_hand(saes, tmp_path / "three")
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_where_it_was_saved(
     saes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

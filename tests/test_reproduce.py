@@ -478,6 +478,7 @@ def test_seeds_that_were_planned_for_one_pass_are_refused(
     assert not (tmp_path / "checkpoints" / "0").exists()
 
 
+@pytest.mark.slow
 def test_activations_that_stream_train_in_turn_and_go_on(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +510,7 @@ def test_activations_that_stream_train_in_turn_and_go_on(
     assert read[2] == read[3] and not set(read[2]) & set(read[0])
 
 
+@pytest.mark.slow
 def test_a_training_that_ended_is_left_alone_when_the_next_was_killed(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -342,6 +342,7 @@ def test_weights_that_are_not_what_their_config_says_are_refused(
         sae.load_weights_from_checkpoint(tmp_path / "mixed")
 
 
+@pytest.mark.slow
 def test_a_final_checkpoint_whose_factor_is_folded_is_refused(tmp_path: Path) -> None:
     """Resumed, it would be scaled once more; one before it resumes as it should."""
     changes = SETTINGS | {"normalize_activations": "expected_average_only_in"}
