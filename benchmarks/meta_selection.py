@@ -7,8 +7,13 @@ What it changes to hold the selection of meta latents for a cycle: known truth, 
 The data of `benchmarks.ground_truth`, and for every seed other data, weights and order. Two SAEs
 of one seed differ in `meta_selection` alone; how far their figures lie apart is held against how
 far those of two seeds lie apart with `every_step`. In each step with a held selection the
-penalty and its gradient are also taken with a new one. On the activations of SmolLM2 the same
-is asked of `benchmarks.sweep`, whose settings take `meta_selection=cycle`.
+penalty and its gradient are also taken with a new one.
+
+On SmolLM2 the trainings are those of `benchmarks.sweep`, on 500,000 tokens, and their lines are in
+meta_selection_smollm2.jsonl:
+
+    python -m benchmarks.sweep run RUN_FOLDER --recipe RECIPE --tokens 500000 solo \\
+        seed=42,meta_selection=every_step seed=42,meta_selection=cycle ...
 """
 
 import argparse
@@ -44,6 +49,14 @@ K = 4
 PENALTY = Setting(0.3, 1.0, 3e-3)
 MODES = ("every_step", "cycle")
 RESULTS = Path(__file__).with_suffix(".jsonl")
+SMOLLM2 = RESULTS.with_name("meta_selection_smollm2.jsonl")
+ON_SMOLLM2 = {
+    "L2": "l2",
+    "mean |phi|": "phi",
+    "|phi| at equal rates": "phi_ratio",
+    "post-hoc meta-explained": "meta_explained",
+    "silent": "n_silent",
+}
 
 
 def off_by(sae: MetaTrainingSAE) -> tuple[float, float]:
@@ -99,22 +112,24 @@ def run_all(n_processes: int) -> None:
                 file.writelines(json.dumps(result) + "\n" for result in results)
 
 
+def line(label: str, exact: list[float], held: list[float]) -> str:
+    """Percent between pairs of one seed, its interval, and percent between seeds."""
+    change = 100 * (np.array(held) / np.array(exact) - 1)
+    half = stats.t.ppf(0.975, len(change) - 1) * stats.sem(change)
+    apart = np.mean([abs(a - b) for a, b in combinations(exact, 2)])
+    spread = 100 * apart / np.mean(exact)
+    return f"| {label} | {change.mean():+.2f} | ± {half:.2f} | {spread:.2f} |"
+
+
 def table() -> None:
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    rows = [json.loads(text) for text in RESULTS.read_text().splitlines()]
     print("| data | figure | held - every step, % | t interval | seeds apart, % |")
     print("|---|---|---|---|---|")
     for data in DATA:
         of_data = {(r["mode"], r["seed"]): r for r in rows if r["data"] == data}
         for label, figure in FIGURES.items():
-            exact = np.array([of_data["every_step", s][figure] for s in SEEDS])
-            held = np.array([of_data["cycle", s][figure] for s in SEEDS])
-            change = 100 * (held / exact - 1)
-            half = stats.t.ppf(0.975, len(change) - 1) * stats.sem(change)
-            apart = [abs(a - b) for a, b in combinations(exact, 2)]
-            spread = 100 * np.mean(apart) / exact.mean()
-            print(
-                f"| {data} | {label} | {change.mean():+.2f} | ± {half:.2f} | {spread:.2f} |"
-            )
+            exact, held = ([of_data[m, s][figure] for s in SEEDS] for m in MODES)
+            print(line(f"{data} | {label}", exact, held))
         penalty, gradient = (
             100 * np.mean([r[f"off_{what}"] for r in of_data.values()])
             for what in ("penalty", "gradient")
@@ -123,6 +138,12 @@ def table() -> None:
             f"{data}: in a step, the penalty is off by {penalty:.2f} %, its gradient by "
             f"{gradient:.1f} %\n"
         )
+    found = [json.loads(text) for text in SMOLLM2.read_text().splitlines()]
+    for label, figure in ON_SMOLLM2.items():
+        exact, held = (
+            [r[figure] for r in found if r["setting"].endswith(mode)] for mode in MODES
+        )
+        print(line(f"SmolLM2 | {label}", exact, held))
 
 
 def main() -> None:
