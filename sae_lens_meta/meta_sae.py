@@ -6,7 +6,7 @@ import torch
 from sae_lens import BatchTopKTrainingSAEConfig
 from typing_extensions import override
 
-from sae_lens_meta.backend import backend_of, products_at, starts_of
+from sae_lens_meta.backend import Sums, backend_of, products_at, starts_of
 from sae_lens_meta.normalized_batchtopk import (
     DeadLatents,
     Nearby,
@@ -154,17 +154,17 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         W_dec: torch.Tensor,
         target: torch.Tensor,
         x: torch.Tensor,
-        might_die: torch.Tensor,
+        might_be_dead: torch.Tensor,
     ) -> Reconstruction:
         if not self.passes_sparse():
             return self.dense_pass(unit_rows(W_dec), target, self.dead_latents)
         torch.sub(target, self._input_bias(), out=x)
         dead = None
-        if len(might_die):
-            is_dead = self.dead_latents[might_die]
+        if len(might_be_dead):
+            is_dead = self.dead_latents[might_be_dead]
             if backend_of(W_dec).reads_freely:
-                might_die, is_dead = might_die[is_dead].sort().values, None
-            dead = DeadLatents(might_die, is_dead) if len(might_die) else None
+                might_be_dead, is_dead = might_be_dead[is_dead].sort().values, None
+            dead = DeadLatents(might_be_dead, is_dead) if len(might_be_dead) else None
         return self.sparse_pass(x, target, dead, self.nearby)
 
     @torch.no_grad()
@@ -211,35 +211,33 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
             rows, latents = places // self.cfg.d_sae, places % self.cfg.d_sae
             products = products_at(places, W_dec, encoder.rows) / norms[rows]
             products -= mean[rows] * encoder.rows.sum(dim=1)[latents]
-            products /= std[rows] + self._eps
+            products /= std[rows] + LAYER_NORM_EPS * self._is_layer_norm
             shifts = encoder.biases - encoder.rows @ self._input_bias()
             acts = (products + shifts[latents]).relu() * (self.held >= 0)
             weights = acts / encoder.norms[latents] * std[rows]
-            starts = starts_of(rows, len(W_dec))
-            recons = backend.weighted_sums(weights, latents, starts, self.W_dec)
+            sums = Sums(weights, latents, starts_of(rows, len(W_dec)))
+            recons = backend.weighted_sums(sums, self.W_dec)
             # what comes back with the normalisation: s_i b_dec + m_i
             constant = torch.stack([self.b_dec, torch.ones_like(self.b_dec)])
             return recons.addmm_(torch.stack([std, mean], dim=1), constant)
 
     def _moments(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation that layer_norm takes off unit rows with these sums, `[n]` each."""
-        if self.cfg.normalize_activations != "layer_norm":
+        if not self._is_layer_norm:
             return torch.zeros_like(sums), torch.ones_like(sums)
         d_in = self.cfg.d_in
         mean = sums / d_in
         return mean, ((1 - d_in * mean.square()) / (d_in - 1)).sqrt()
 
     @property
-    def _eps(self) -> float:
-        is_layer_norm = self.cfg.normalize_activations == "layer_norm"
-        return LAYER_NORM_EPS if is_layer_norm else 0.0
+    def _is_layer_norm(self) -> bool:
+        return self.cfg.normalize_activations == "layer_norm"
 
     def _decoded(self, codes: ActiveCodes, rows: NormalizedRows) -> torch.Tensor:
         return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
 
     def _normalized(self, W_dec: torch.Tensor, shift: torch.Tensor) -> NormalizedRows:
-        is_layer_norm = self.cfg.normalize_activations == "layer_norm"
-        return NormalizedRows(W_dec, is_layer_norm, shift)
+        return NormalizedRows(W_dec, self._is_layer_norm, shift)
 
     def _input_bias(self) -> torch.Tensor:
         return self.b_dec.detach() * self.cfg.apply_b_dec_to_input

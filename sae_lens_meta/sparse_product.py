@@ -29,7 +29,13 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from sae_lens_meta.backend import Selected, backend_of, sampled_products, starts_of
+from sae_lens_meta.backend import (
+    Selected,
+    Sums,
+    backend_of,
+    sampled_products,
+    starts_of,
+)
 
 
 def has_sparse_products(dtype: torch.dtype) -> bool:
@@ -89,9 +95,8 @@ class ActiveCodes:
 
     def decode(self, W_dec: torch.Tensor) -> torch.Tensor:
         """`[n_samples, d_in]`: for each sample its values times their decoder rows, summed."""
-        return backend_of(W_dec).weighted_sums(
-            self.values, self.latents, self.sample_starts, W_dec
-        )
+        sums = Sums(self.values, self.latents, self.sample_starts)
+        return backend_of(W_dec).weighted_sums(sums, W_dec)
 
 
 @dataclass
@@ -155,8 +160,10 @@ class Reconstruct(torch.autograd.Function):
         grad_values = sampled_products(codes.sample_starts, codes.latents, grad, W_dec)
         # where pre-activations that are not positive are among the codes, they are constant
         grad_values *= codes.acts > 0
-        grad_W_dec = backend.weighted_sums(codes.values[order], samples, starts, grad)
-        grad_W_enc = backend.sums_in_columns(grad_values[order], samples, starts, x)
+        of_grad = Sums(codes.values[order], samples, starts)
+        of_x = Sums(grad_values[order], samples, starts)
+        grad_W_dec = backend.weighted_sums(of_grad, grad)
+        grad_W_enc = backend.sums_in_columns(of_x, x)
         grad_b_enc = torch.zeros_like(b_enc).index_add_(0, codes.latents, grad_values)
         if ctx.dead is not None and grad_dead is not None:
             dead: DeadCodes = ctx.dead

@@ -5,11 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import embedding_bag
 
-from sae_lens_meta.backend.interface import (
-    Encoder,
-    Rows,
-    Selected,
-)
+from sae_lens_meta.backend.interface import Encoder, Rows, Selected, Sums
 
 # Values looked at together: few enough to stay in the cache, many enough for a fast product.
 BLOCK = 1 << 22
@@ -127,39 +123,26 @@ class CPUBackend:
         positive = acts > 0
         return Selected(near[kept[positive]], acts[positive])
 
-    def weighted_sums(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
+    def weighted_sums(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
         return embedding_bag(
-            indices,
+            sums.indices,
             rows,
-            starts,
+            sums.starts,
             mode="sum",
-            per_sample_weights=weights,
+            per_sample_weights=sums.weights,
             include_last_offset=True,
         )
 
-    def sums_in_columns(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
-        n_groups = len(starts) - 1
-        sums = rows.new_empty(rows.shape[1], n_groups)
+    def sums_in_columns(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
+        n_groups = len(sums.starts) - 1
+        columns = rows.new_empty(rows.shape[1], n_groups)
         for first in range(0, n_groups, self.piece):
-            ends = starts[first : first + self.piece + 1]
+            ends = sums.starts[first : first + self.piece + 1]
             part = slice(int(ends[0]), int(ends[-1]))
-            piece = self.weighted_sums(
-                weights[part], indices[part], ends - ends[0], rows
-            )
-            sums[:, first : first + self.piece] = piece.t()
-        return sums
+            piece = Sums(sums.weights[part], sums.indices[part], ends - ends[0])
+            sums_of_piece = self.weighted_sums(piece, rows)
+            columns[:, first : first + self.piece] = sums_of_piece.t()
+        return columns
 
 
 CPU = CPUBackend()

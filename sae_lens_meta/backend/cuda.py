@@ -16,12 +16,7 @@ from contextlib import contextmanager
 import torch
 
 from sae_lens_meta.backend.cpu import CPU
-from sae_lens_meta.backend.interface import (
-    Encoder,
-    Rows,
-    Selected,
-    csr,
-)
+from sae_lens_meta.backend.interface import Encoder, Rows, Selected, Sums, csr
 
 # Activations `[rows, d_sae]` that exist at once: 0.27 GB, a product that fills a GPU.
 CHUNK = 1 << 26
@@ -47,10 +42,7 @@ class CUDABackend:
     def select(self, matrix: torch.Tensor, n_keep: int) -> torch.Tensor:
         chunk = max(1, CHUNK // matrix.shape[1])
         found = [_largest(part, n_keep) for part in matrix.split(chunk)]
-        values, flat = _joined(found, chunk * matrix.shape[1])
-        if len(found) > 1:
-            flat = flat[values.topk(n_keep, sorted=False).indices]
-        return flat
+        return _joined(found, chunk * matrix.shape[1], n_keep)[1]
 
     def largest(
         self,
@@ -83,25 +75,13 @@ class CUDABackend:
         acts, kept = acts.topk(n_keep, sorted=False)
         return Selected(near[kept], acts.relu())
 
-    def weighted_sums(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
+    def weighted_sums(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
         if torch.are_deterministic_algorithms_enabled():  # the sparse product is not
-            return CPU.weighted_sums(weights, indices, starts, rows)
-        return csr(starts, indices, weights, len(rows)) @ rows
+            return CPU.weighted_sums(sums, rows)
+        return csr(sums, len(rows)) @ rows
 
-    def sums_in_columns(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
-        return self.weighted_sums(weights, indices, starts, rows).t().contiguous()
+    def sums_in_columns(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
+        return self.weighted_sums(sums, rows).t().contiguous()
 
 
 CUDA = CUDABackend()
@@ -120,11 +100,7 @@ def _screen(
         block = _product(part, encoder)
         block.addr_(norms, row_norms, alpha=error)
         found.append(_largest(block, n))
-    bounds, flat = _joined(found, chunk * encoder.d_sae)
-    if len(found) > 1:
-        bounds, kept = bounds.topk(n, sorted=False)
-        flat = flat[kept]
-    return bounds, flat
+    return _joined(found, chunk * encoder.d_sae, n)
 
 
 def _product(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
@@ -138,12 +114,15 @@ def _largest(block: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _joined(
-    found: list[tuple[torch.Tensor, torch.Tensor]], stride: int
+    found: list[tuple[torch.Tensor, torch.Tensor]], stride: int, n: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and indices of consecutive chunks of `stride` values, as those of the whole."""
+    """The `n` largest of what consecutive chunks of `stride` values have, and their indices."""
+    if len(found) == 1:
+        return found[0]
     values, flat = zip(*found, strict=True)
     moved = [indices + number * stride for number, indices in enumerate(flat)]
-    return torch.cat(values), torch.cat(moved)
+    largest, kept = torch.cat(values).topk(n, sorted=False)
+    return largest, torch.cat(moved)[kept]
 
 
 @contextmanager

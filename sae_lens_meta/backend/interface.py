@@ -73,6 +73,21 @@ class Selected(NamedTuple):
     in_doubt: torch.Tensor | None = None
 
 
+class Sums(NamedTuple):
+    """
+    What each of several groups sums up: rows of a matrix, weighted.
+
+    Attributes:
+        weights: `[n]`, group by group.
+        indices: which row each weighs, `[n]`.
+        starts: where the entries of each group begin, and the last one's end, `[n_groups + 1]`.
+    """
+
+    weights: torch.Tensor
+    indices: torch.Tensor
+    starts: torch.Tensor
+
+
 class Backend(Protocol):
     """
     Attributes:
@@ -125,23 +140,11 @@ class Backend(Protocol):
         """The `n_keep` largest of the activations at `near`, ascending flat indices."""
         ...
 
-    def weighted_sums(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
-        """`[n_groups, d]`: for each group the sum of `weights[t] * rows[indices[t]]`."""
+    def weighted_sums(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
+        """The sums over `rows`, `[n_groups, d]`."""
         ...
 
-    def sums_in_columns(
-        self,
-        weights: torch.Tensor,
-        indices: torch.Tensor,
-        starts: torch.Tensor,
-        rows: torch.Tensor,
-    ) -> torch.Tensor:
+    def sums_in_columns(self, sums: Sums, rows: torch.Tensor) -> torch.Tensor:
         """The transpose of `weighted_sums`, `[d, n_groups]`."""
         ...
 
@@ -163,7 +166,8 @@ def sampled_products(
         latents: their j, `[n_active]`.
         left, right: `[n, d]` and `[d_sae, d]`.
     """
-    pattern = csr(starts, latents, left.new_zeros(len(latents)), len(right))
+    nothing = Sums(left.new_zeros(len(latents)), latents, starts)
+    pattern = csr(nothing, len(right))
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
 
 
@@ -175,16 +179,14 @@ def products_at(
     return sampled_products(starts, flat % len(right), left, right)
 
 
-def csr(
-    starts: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, n_columns: int
-) -> torch.Tensor:
-    """A matrix `[n_groups, n_columns]` from its rows' starts."""
+def csr(sums: Sums, n_rows: int) -> torch.Tensor:
+    """The matrix `[n_groups, n_rows]` whose product with the rows is their sums."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
-            starts,
-            indices,
-            values,
-            (len(starts) - 1, n_columns),
+            sums.starts,
+            sums.indices,
+            sums.weights,
+            (len(sums.starts) - 1, n_rows),
             check_invariants=False,
         )
