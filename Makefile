@@ -44,6 +44,7 @@ endef
 .venv-3.%/ready: pyproject.toml
 	$(environment)
 
+.venv-lowest/ready: TORCH := torch==2.6.0
 .venv-lowest/ready: CONSTRAINTS := --constraint tests/lowest.txt
 .venv-lowest/ready: pyproject.toml tests/lowest.txt
 	$(environment)

@@ -29,6 +29,7 @@ from sae_lens_meta.penalty import unit_rows
 from sae_lens_meta.training_sae import meta_fit
 
 RELEASE = "metasae-smollm2-135m-instruct-l11"
+HOOK = "blocks.11.hook_resid_post"
 K, N_STEPS, ROWS, LR = 4, 1500, 1024, 5e-4  # the same in both
 Fit = Callable[[torch.Tensor, int, int], float]
 
@@ -113,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--ratio", type=float, nargs="+", default=[0.25])
     args = parser.parse_args()
-    rows = unit_rows(SAE.from_pretrained(RELEASE, "model.layers.11").W_dec.detach())
+    rows = unit_rows(SAE.from_pretrained(RELEASE, HOOK).W_dec.detach())
     fits: dict[str, Fit] = {"ours": ours, "SAEBench's": Procedure()}
     fits |= {f"– {what}": replace(Procedure(), **how) for what, how in OURS.items()}
     everything = {field: value for how in OURS.values() for field, value in how.items()}

@@ -158,12 +158,22 @@ def claim_cache(folder: Path, made_of: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
-    if index.is_file() and json.loads(index.read_text()) != made_of:
+    if not index.is_file():
+        unfinished = index.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(made_of))
+        unfinished.rename(index)  # whoever reads it reads it whole
+        return
+    found = json.loads(index.read_text())
+    if found != made_of:
+        differ = [key for key in found | made_of if found.get(key) != made_of.get(key)]
         raise ValueError(
-            f"{folder} holds activations of something else: {index.read_text()}. This run needs "
-            f"{json.dumps(made_of)}. Delete it or give another output."
+            f"{folder} holds activations of something else: {_told(found, differ)}. This run "
+            f"needs {_told(made_of, differ)}. Delete it or give another output."
         )
-    index.write_text(json.dumps(made_of))
+
+
+def _told(made_of: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key} {made_of.get(key, 'not recorded')}" for key in keys)
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -182,10 +182,12 @@ class Run:
         made_of = {
             "model": self.recipe.model,
             "hook": self.recipe.hook,
-            "dataset": self.recipe.dataset,
+            "text_sha256": text_identity(self.recipe.dataset).sha256,
             "text_seed": self.recipe.text_seed,
             "held_out": self.recipe.held_out.model_dump(),
             "context_size": self.context_size,
+            "autocast_lm": self.recipe.training.autocast_lm,
+            "model_kwargs": self.recipe.training.model_from_pretrained_kwargs,
             "n_tokens": n_tokens,
         }
         claim_cache(folder, made_of)
