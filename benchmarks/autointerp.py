@@ -17,16 +17,16 @@ from tempfile import TemporaryDirectory
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_meta.evaluation.activations import ActivationBatch
-from sae_lens_meta.evaluation.autointerp.asking import Asker, Limits
-from sae_lens_meta.evaluation.autointerp.autointerp import (
+from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.autointerp.asking import Asker, Limits
+from sae_lens_meta.autointerp.contexts import ContextCollector
+from sae_lens_meta.autointerp.judge import OpenAIJudge
+from sae_lens_meta.autointerp.run import (
     AutointerpConfig,
     Subject,
     interpret_one,
 )
-from sae_lens_meta.evaluation.autointerp.contexts import ContextCollector
-from sae_lens_meta.evaluation.autointerp.judge import OpenAIJudge
-from sae_lens_meta.evaluation.autointerp.scoring import Examiner
+from sae_lens_meta.autointerp.scoring import Examiner
 from tests.judges import Guesser, JudgeServer, judge_server
 
 D_IN, CONTEXT, PROMPTS = 256, 128, 8

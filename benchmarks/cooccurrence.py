@@ -13,7 +13,7 @@ import statistics
 import torch
 
 from benchmarks.step import seconds
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
 
 N_PAIRS = 5
 BATCH = 1000  # tokens handed over at a time

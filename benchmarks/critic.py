@@ -16,9 +16,9 @@ from rich.table import Table
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
-from sae_lens_meta.meta_sae import MetaSAE, MetaSAEConfig
-from sae_lens_meta.penalty import unit_rows
-from sae_lens_meta.training_sae import meta_fit
+from sae_lens_meta.training.joint import meta_fit
+from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.penalty import unit_rows
 
 STEPS = (50, 100, 200, 400, 800, 1600)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)

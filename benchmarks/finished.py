@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from sae_lens_meta.recipe import load_recipe
+from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.run import Run
 
 

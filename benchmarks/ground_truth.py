@@ -44,9 +44,9 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import summarize_phi
-from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.phi import summarize_phi
+from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 
 D_IN, N_FEATURES, D_SAE = 64, 512, 512
 STEPS, BATCH = 1500, 512

@@ -42,7 +42,7 @@ from benchmarks.ground_truth import (
     synthetic_model,
 )
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.penalty import decomposability
+from sae_lens_meta.training.penalty import decomposability
 
 SEEDS = range(5)
 K = 4

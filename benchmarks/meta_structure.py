@@ -22,11 +22,11 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm.auto import tqdm, trange
 
 import sae_lens_meta  # noqa: F401  (registers the bundled release)
-from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
-from sae_lens_meta.meta_sae import DEAD_AFTER_STEPS
-from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
-from sae_lens_meta.penalty import unit_rows
-from sae_lens_meta.training_sae import meta_fit
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.training.joint import meta_fit
+from sae_lens_meta.training.meta_sae import DEAD_AFTER_STEPS
+from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.training.penalty import unit_rows
 
 RELEASE = "metasae-smollm2-135m-instruct-l11"
 HOOK = "blocks.11.hook_resid_post"

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from transformer_lens import HookedTransformerConfig
 
-from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import Machine, estimate, in_groups
+from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 
 RECIPES = ("metasae-gpt2l-l20", "metasae-gemma2-9b-l23")
 REACHED = 0.7

@@ -18,17 +18,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_lens_meta.evaluation.comparison import (
-    HEADLINE,
-    L2,
-    PHI,
-    PHI_AT_EQUAL_RATES,
+from sae_lens_meta.comparison.figures import HEADLINE, L2, PHI, PHI_AT_EQUAL_RATES
+from sae_lens_meta.comparison.result import (
     CandidateWithContexts,
     Comparison,
     Contexts,
 )
-from sae_lens_meta.evaluation.top_contexts import Peak
-from sae_lens_meta.release_files import bundled_folder
+from sae_lens_meta.measures.figures import Figure as Headline
+from sae_lens_meta.measures.top_contexts import Peak
+from sae_lens_meta.report.attached import scores_of
+from sae_lens_meta.zoo.files import bundled_folder
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 PLOT = Path("docs/img/results.png")
@@ -41,26 +40,26 @@ def table(comparison: Comparison) -> Iterator[str]:
     (joint,) = (v for v in variants if v not in ("solo", "solo_equal_l2"))
     yield "| | joint | solo | solo at equal L2 | joint to solo, % | to equal L2, % |"
     yield "|---|---|---|---|---|---|"
-    for label, figure in HEADLINE.items():
+    for figure in HEADLINE.values():
         cells = [
             format(np.mean([figure.of(sae) for sae in variants[name]]), figure.format)
             for name in (joint, "solo", "solo_equal_l2")
         ]
         for baseline in ("solo", "solo_equal_l2"):
-            found = comparison.difference(joint, baseline, label)
+            found = comparison.difference(joint, baseline, figure.id)
             cell = ""
             if found and found.percent is not None:
                 cell = f"{found.percent:+.1f}"
                 if found.over_seeds:
                     cell += f" ({found.over_seeds.show('+.1f')})"
             cells.append(cell)
-        shown = label.replace("|", r"\|").replace("  ", "– ")
-        yield f"| {shown} | {' | '.join(cells)} |"
+        shown = figure.label.replace("|", r"\|")
+        yield f"| {'– ' * figure.is_part}{shown} | {' | '.join(cells)} |"
 
 
 def autointerp(comparison: Comparison) -> Iterator[str]:
     """The judge's scores, as on the card."""
-    found = comparison.autointerp
+    found = scores_of(comparison)
     assert found is not None
     yield "| SAE | score | mean | with another latent's explanation |"
     yield "|---|---|---|---|"
@@ -145,12 +144,12 @@ def plot(comparison: Comparison) -> None:
     figure.savefig(PLOT, dpi=110)
 
 
-def scatter(ax: Axes, comparison: Comparison, label: str) -> None:
+def scatter(ax: Axes, comparison: Comparison, shown: Headline) -> None:
     for variant, saes in comparison.variants().items():
-        error = [HEADLINE[L2].of(sae) for sae in saes]
-        ax.plot(error, [HEADLINE[label].of(sae) for sae in saes], "o", label=variant)
-    ax.set_xlabel(L2)
-    ax.set_ylabel(label.replace(" at ", "\nat "))
+        error = [L2.of(sae) for sae in saes]
+        ax.plot(error, [shown.of(sae) for sae in saes], "o", label=variant)
+    ax.set_xlabel(L2.label)
+    ax.set_ylabel(shown.label.replace(" at ", "\nat "))
     ax.ticklabel_format(axis="y", scilimits=(0, 0))
 
 

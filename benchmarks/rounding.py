@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from sae_lens import SAE
 
 from benchmarks.finished import finished_run
-from sae_lens_meta.calibration import calibrate
-from sae_lens_meta.evaluation.reconstruction import Reconstruction, ReconstructionMeter
+from sae_lens_meta.measures.calibration import calibrate
+from sae_lens_meta.measures.reconstruction import Reconstruction, ReconstructionMeter
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import checkpoints_of, export, store_matrices
 

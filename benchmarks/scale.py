@@ -17,9 +17,9 @@ from multiprocessing import get_context
 import torch
 from tqdm.auto import tqdm
 
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.phi import summarize_phi
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.matching import match_latents
+from sae_lens_meta.measures.phi import summarize_phi
 
 NOISE = 1.0  # relative to a row: the cosine of a pair is then about 0.7
 K, PER_UPDATE, N_TOKENS = 100, 8192, 1_000_000

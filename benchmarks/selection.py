@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from sae_lens.saes.batchtopk_sae import BatchTopK
 
-from sae_lens_meta.batch_topk import ExactBatchTopK
+from sae_lens_meta.training.batch_topk import ExactBatchTopK
 
 N_PAIRS = 5
 SHAPES = {

@@ -27,10 +27,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.shapes import CYCLE, KINDS, SHAPES, Shape, trainers_that_share_weights
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.backend import cuda
-from sae_lens_meta.backend.cpu import CPUBackend, RunningTopK
-from sae_lens_meta.backend.cuda import CUDABackend, tensor_cores
-from sae_lens_meta.sparse_product import ActiveCodes
+from sae_lens_meta.training.backend import cuda
+from sae_lens_meta.training.backend.cpu import CPUBackend, RunningTopK
+from sae_lens_meta.training.backend.cuda import CUDABackend, tensor_cores
+from sae_lens_meta.training.sparse_product import ActiveCodes
 
 JOINT = ("joint", "cycle")
 DEAD_EVERY = 100

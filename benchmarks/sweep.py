@@ -26,18 +26,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sae_lens import SAE
 
-from sae_lens_meta.checks import pace
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
-from sae_lens_meta.evaluation.phi import summarize_phi
-from sae_lens_meta.evaluation.phi_by_rate import PhiByRate, phi_by_rate
-from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
-from sae_lens_meta.penalty import unit_rows
-from sae_lens_meta.recipe import Recipe, load_recipe
-from sae_lens_meta.reproduce.cache import SHARD_TOKENS, CachedActivations
+from sae_lens_meta.activations.cache import SHARD_TOKENS, CachedActivations
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.phi import summarize_phi
+from sae_lens_meta.measures.phi_by_rate import PhiByRate, phi_by_rate
+from sae_lens_meta.measures.reconstruction import ReconstructionMeter
+from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import train_together
-from sae_lens_meta.training_sae import META_FOLDER, meta_fit
+from sae_lens_meta.training.checks import pace
+from sae_lens_meta.training.joint import META_FOLDER, meta_fit
+from sae_lens_meta.training.penalty import unit_rows
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 RESULTS = Path(__file__).with_suffix(".jsonl")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,15 +16,17 @@ from sae_lens.constants import (
 )
 from sae_lens.loading.pretrained_sae_loaders import handle_config_defaulting
 from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from sae_lens_meta.config import FOLDED_NORMALIZATIONS
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import transformer_lens_name
+from sae_lens_meta.training.config import FOLDED_NORMALIZATIONS
 
 Kind = Literal["sae", "transcoder", "training checkpoint"]
 # a config of a training has it, one of inference never
 _OF_A_TRAINING = "decoder_init_norm"
+# of a config: what no code depends on, since all are computed in float32 wherever they are
+_WITHOUT_EFFECT = ("metadata", "device", "dtype")
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
 
 
@@ -47,6 +50,7 @@ class Reading:
         separator: token between them: an id, "bos", "eos", "sep", or "none".
         seqpos_slice: positions of a context that are read, as bounds of a slice.
         chat: whether texts go through the tokenizer's chat template.
+        autocast_lm: whether the model runs in bfloat16 where that is accurate enough.
     """
 
     model: str | None = None
@@ -63,6 +67,7 @@ class Reading:
     separator: int | str | None = None
     seqpos_slice: tuple[int | None, ...] | None = None
     chat: bool | None = None
+    autocast_lm: bool | None = None
 
     @property
     def transformer_lens_hook(self) -> str | None:
@@ -96,6 +101,7 @@ class Calibration:
     Attributes:
         rule: `rate` or `equal_error`.
         n_tokens: read.
+        k: latents a token that they were taken at; None where not recorded.
         text_sha256: of the text's documents; None, as the next three, where not recorded.
         first_document: in the order of `text_seed`.
         documents: read from there on.
@@ -104,6 +110,7 @@ class Calibration:
 
     rule: str
     n_tokens: int
+    k: float | None
     text_sha256: str | None
     first_document: int | None
     documents: int | None
@@ -133,6 +140,8 @@ class SavedSAE:
         text: it was trained on.
         calibration: of its thresholds.
         weights_sha256: of its weights as saved.
+        config_sha256: of those parts of its config that its codes depend on.
+        tensors_sha256: of its weights, whatever else stands in their file.
     """
 
     path: Path
@@ -155,6 +164,22 @@ class SavedSAE:
     @cached_property
     def weights_sha256(self) -> str:
         return file_sha256(self.path / SAE_WEIGHTS_FILENAME)
+
+    @cached_property
+    def config_sha256(self) -> str:
+        cfg = json.loads((self.path / SAE_CFG_FILENAME).read_text(encoding="utf-8"))
+        decides = {k: v for k, v in cfg.items() if k not in _WITHOUT_EFFECT}
+        return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def tensors_sha256(self) -> str:
+        digest = sha256()
+        with safe_open(self.path / SAE_WEIGHTS_FILENAME, framework="pt") as file:
+            for name in sorted(file.keys()):
+                tensor = file.get_tensor(name).contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     @classmethod
     def read(cls, path: Path) -> "SavedSAE":
@@ -322,6 +347,7 @@ def _reading(metadata: dict[str, Any]) -> Reading:
         separator=separator,
         seqpos_slice=None if positions is None else tuple(positions),
         chat=metadata.get("use_chat_formatting"),
+        autocast_lm=metadata.get("autocast_lm"),
     )
 
 
@@ -345,6 +371,7 @@ def _calibration(recorded: dict[str, Any] | None) -> Calibration | None:
     return Calibration(
         rule=recorded["rule"],
         n_tokens=recorded["n_tokens"],
+        k=recorded.get("k"),
         text_sha256=text.get("sha256"),
         first_document=text.get("first_document"),
         documents=text.get("documents"),

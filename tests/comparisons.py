@@ -5,25 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from sae_lens_meta.evaluation.comparison import (
+from sae_lens_meta.activations.measured_on import MeasuredOn
+from sae_lens_meta.comparison.differences import differences
+from sae_lens_meta.comparison.figures import L2
+from sae_lens_meta.comparison.result import (
     FORMAT,
-    L2,
     CandidateWithContexts,
     ComparedSAE,
     Comparison,
     Contexts,
-    Role,
     SplitCounts,
 )
-from sae_lens_meta.evaluation.differences import differences
-from sae_lens_meta.evaluation.evaluate import DecoderSummary, Evaluation, ModelCost
-from sae_lens_meta.evaluation.histograms import Histogram
-from sae_lens_meta.evaluation.intervals import HalfSampled, Interval
-from sae_lens_meta.evaluation.measured_on import MeasuredOn
-from sae_lens_meta.evaluation.phi import PhiSummary
-from sae_lens_meta.evaluation.reconstruction import Reconstruction
-from sae_lens_meta.evaluation.splitting import Part, SplitCandidate
-from sae_lens_meta.evaluation.top_contexts import Peak
+from sae_lens_meta.measures.evaluate import DecoderSummary, Evaluation, ModelCost
+from sae_lens_meta.measures.histograms import Histogram
+from sae_lens_meta.measures.phi import PhiSummary
+from sae_lens_meta.measures.reconstruction import Reconstruction
+from sae_lens_meta.measures.splitting import Part, SplitCandidate
+from sae_lens_meta.measures.top_contexts import Peak
+from sae_lens_meta.statistics.intervals import HalfSampled, Interval
 
 N_TOKENS = 300_000
 SOURCE = MeasuredOn(
@@ -51,7 +50,7 @@ FLAT = Histogram([-1.0, 0.0, 0.5, 1.0], [5, 10, 1])
 
 def compared(
     name: str,
-    role: Role,
+    group: str,
     phi: float,
     l2: float = 0.1,
     l0: float = 32.0,
@@ -72,8 +71,8 @@ def compared(
     )
     return ComparedSAE(
         name=name,
-        role=role,
-        variant=variant or role,
+        group=group,
+        variant=variant or group,
         path=f"runs/{name}",
         weights_sha256=sha256(name.encode()).hexdigest(),
         training={},
@@ -81,7 +80,7 @@ def compared(
         evaluation=evaluation,
         phi_compared=summary,
         phi_at_equal_rates=phi if phi_at_equal_rates is None else phi_at_equal_rates,
-        intervals={"normalised L2": Interval(0.9 * l2, 1.1 * l2)},
+        intervals={L2.id: Interval(0.9 * l2, 1.1 * l2)},
         matching=None,
         phi=FLAT,
         cosine=FLAT,
@@ -107,7 +106,12 @@ def candidate(latent: int) -> CandidateWithContexts:
     )
 
 
-def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
+def comparison(
+    saes: list[ComparedSAE],
+    n_candidates: int = 3,
+    baseline: str = "solo",
+    control: str | None = "solo_equal_l2",
+) -> Comparison:
     """A comparison of `saes`, with its differences."""
     vocabulary: dict[int, str] = {i: f" word{i}" for i in range(100)}
     vocabulary[0] = "</script><b id='injected'>"
@@ -117,23 +121,25 @@ def comparison(saes: list[ComparedSAE], n_candidates: int = 3) -> Comparison:
         versions={"sae-lens": "6"},
         source=SOURCE,
         settings={"joint": ["runs/joint"], "ce_tokens": 4096},
+        baseline=baseline,
+        control=control,
         n_tokens=N_TOKENS,
         saes=saes,
         differences=[],
         splitting=[candidate(i) for i in range(n_candidates)],
-        split_counts=SplitCounts(0.2, 18_000, 40, 30),
+        split_counts=SplitCounts(0.2, 18_000, "solo", "joint", 40, 30),
         vocabulary=vocabulary,
     )
     # half samples in which every SAE's L2 moves by itself
     resampled = {
         sae.name: {
-            L2: HalfSampled(
+            L2.id: HalfSampled(
                 sae.evaluation.reconstruction.normalized_l2 * _spread(i), 40
             )
         }
         for i, sae in enumerate(saes)
     }
-    made.differences = differences(made.variants(), resampled)
+    made.differences = differences(made, resampled)
     return made
 
 

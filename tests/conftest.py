@@ -13,14 +13,15 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sae_lens_meta import backend, releases
-from sae_lens_meta.backend.cuda import CUDA
-from sae_lens_meta.evaluation.comparison import Comparison
-from sae_lens_meta.evaluation.evaluate import summarize_decoder
-from sae_lens_meta.evaluation.report.plots import all_plots
-from sae_lens_meta.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.activations.text import load_text
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.measures.evaluate import summarize_decoder
 from sae_lens_meta.publishing import upload
-from sae_lens_meta.text import load_text
+from sae_lens_meta.report.plots import all_plots
+from sae_lens_meta.training import backend
+from sae_lens_meta.training.backend.cuda import CUDA
+from sae_lens_meta.zoo import releases
 from tests.hub_server import WRITER, HubServer, hub_server
 
 N_LAYERS = 12
@@ -65,7 +66,7 @@ def smollm2_in_cache(
 def few_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has `evaluate` fit its meta SAEs for a few steps; else they take most of the time."""
     quick = partial(summarize_decoder, meta_steps=20)
-    monkeypatch.setattr("sae_lens_meta.evaluation.evaluate.summarize_decoder", quick)
+    monkeypatch.setattr("sae_lens_meta.measures.evaluate.summarize_decoder", quick)
 
 
 PLOTS: dict[str, dict[str, str]] = {}
@@ -81,7 +82,7 @@ def plots_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
             PLOTS[key] = all_plots(comparison)
         return PLOTS[key]
 
-    monkeypatch.setattr("sae_lens_meta.evaluation.report.report.all_plots", drawn)
+    monkeypatch.setattr("sae_lens_meta.report.report.all_plots", drawn)
 
 
 @pytest.fixture(scope="session")

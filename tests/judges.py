@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sae_lens_meta.evaluation.autointerp.judge import Reply
-from sae_lens_meta.evaluation.autointerp.prompts import LEFT, RIGHT, Messages
+from sae_lens_meta.autointerp.judge import Reply
+from sae_lens_meta.autointerp.prompts import LEFT, RIGHT, Messages
 
 
 def texts_of(prompt: Messages) -> list[str]:

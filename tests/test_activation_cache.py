@@ -7,9 +7,9 @@ import torch
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors.torch import save_file
 
-from sae_lens_meta.evaluation.source import ActivationSource
-from sae_lens_meta.reproduce import cache
-from sae_lens_meta.reproduce.cache import CachedActivations, fill_cache
+from sae_lens_meta.activations import cache
+from sae_lens_meta.activations.cache import CachedActivations, fill_cache
+from sae_lens_meta.activations.source import ActivationSource
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, tiny_source
 
 BATCH, SHARD = 64, 512

@@ -18,31 +18,30 @@ import torch
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from scipy import stats
 
-from sae_lens_meta.evaluation.activations import ActivationBatch
-from sae_lens_meta.evaluation.autointerp import prompts
-from sae_lens_meta.evaluation.autointerp.asking import Asker, LimitReached, Limits
-from sae_lens_meta.evaluation.autointerp.autointerp import (
-    AutointerpConfig,
-    Subject,
-    _interpret,
-    interpret_one,
-)
-from sae_lens_meta.evaluation.autointerp.contexts import (
+from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.autointerp import prompts
+from sae_lens_meta.autointerp.asking import Asker, LimitReached, Limits
+from sae_lens_meta.autointerp.contexts import (
     ContextCollector,
     ContextPlan,
     LatentContexts,
     Window,
 )
-from sae_lens_meta.evaluation.autointerp.controls import random_direction_sae
-from sae_lens_meta.evaluation.autointerp.judge import (
+from sae_lens_meta.autointerp.controls import random_direction_sae
+from sae_lens_meta.autointerp.judge import (
     JudgeError,
     JudgeRefused,
     OpenAIJudge,
     Reply,
 )
-from sae_lens_meta.evaluation.autointerp.paired import paired_difference
-from sae_lens_meta.evaluation.autointerp.results import InterpretedSAE
-from sae_lens_meta.evaluation.autointerp.scoring import (
+from sae_lens_meta.autointerp.results import InterpretedSAE
+from sae_lens_meta.autointerp.run import (
+    AutointerpConfig,
+    Subject,
+    _interpret,
+    interpret_one,
+)
+from sae_lens_meta.autointerp.scoring import (
     SCORES,
     Examiner,
     balanced_accuracy,
@@ -50,6 +49,7 @@ from sae_lens_meta.evaluation.autointerp.scoring import (
     read_explanation,
     spearman,
 )
+from sae_lens_meta.statistics.paired import paired_difference
 from tests.judges import Guesser, JudgeServer, Oracle, judge_server, texts_of
 
 N_LATENTS, N_WORDS, CONTEXT = 12, 120, 64

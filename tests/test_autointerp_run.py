@@ -11,15 +11,16 @@ import torch
 from sae_lens import SAE
 from safetensors.torch import load_file
 
-from sae_lens_meta import release_files
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import load_source
+from sae_lens_meta.autointerp.prompts import Messages
+from sae_lens_meta.autointerp.results import AutoInterpretation
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation.autointerp.prompts import Messages
-from sae_lens_meta.evaluation.autointerp.results import AutoInterpretation
-from sae_lens_meta.evaluation.comparison import Comparison
-from sae_lens_meta.evaluation.measured_on import SourceConfig
-from sae_lens_meta.evaluation.report import write_report
-from sae_lens_meta.evaluation.source import load_source
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.report import write_report
+from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.zoo import files as release_files
 from tests.judges import Guesser, JudgeServer, judge_server
 from tests.test_zoo import FOLDER, NAME, entry, use_zoo
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
@@ -115,7 +116,7 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
     main(["compare", *pair, *quick, *SOURCE, "--output", output])
     found = interpret(server, tmp_path / "out", saes, "--comparison", output)
     comparison = Comparison.load(tmp_path / "comparison" / "comparison.json")
-    summary = comparison.autointerp
+    summary = scores_of(comparison)
     assert summary is not None and summary.pair == ["joint", "solo"]
     assert summary.means["joint"] == found.saes[0].means()
     report = (tmp_path / "comparison" / "report.html").read_text()
@@ -123,7 +124,7 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
     assert mean.mean is not None
     shown = f"{mean.mean:.3f} ({mean.n} of {mean.n_asked}"
     assert "Judge: guesser" in report and shown in report
-    comparison.autointerp = None
+    comparison.extras.clear()
     write_report(comparison, tmp_path / "without.html")
     assert "Judge" not in (tmp_path / "without.html").read_text()
     other = {

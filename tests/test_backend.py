@@ -16,10 +16,11 @@ from sae_lens.saes.sae import TrainStepInput
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sae_lens_meta import MetaTrainingSAE, backend
-from sae_lens_meta.backend import Encoder, cuda
-from sae_lens_meta.backend.cpu import CPU
-from sae_lens_meta.backend.cuda import CUDA, screening_error
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.training import backend
+from sae_lens_meta.training.backend import Encoder, cuda
+from sae_lens_meta.training.backend.cpu import CPU
+from sae_lens_meta.training.backend.cuda import CUDA, screening_error
 from tests.helpers import (
     BATCH,
     D_IN,

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 import sae_lens_meta.cli as cli
-from sae_lens_meta.checks import (
+from sae_lens_meta.training.checks import (
     check_dataset,
     check_hook,
     hook_width,

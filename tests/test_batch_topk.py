@@ -4,8 +4,8 @@ import pytest
 import torch
 from sae_lens.saes.batchtopk_sae import BatchTopK
 
-from sae_lens_meta.backend import cpu
-from sae_lens_meta.batch_topk import ExactBatchTopK, select_batch_topk
+from sae_lens_meta.training.backend import cpu
+from sae_lens_meta.training.batch_topk import ExactBatchTopK, select_batch_topk
 
 
 def heavy_tailed(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import sae_lens_meta
 from sae_lens_meta.cli import main
 from sae_lens_meta.publishing.publish import PublishConfig, publish
-from sae_lens_meta.release_files import MAX_BUNDLED, bundled_folder
-from sae_lens_meta.releases import Release, load_zoo
 from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.zoo.files import MAX_BUNDLED, bundled_folder
+from sae_lens_meta.zoo.releases import Release, load_zoo
 from tests.hub_server import HubServer
 
 NAME = "metasae-smollm2-135m-instruct-l11"

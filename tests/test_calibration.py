@@ -7,7 +7,7 @@ import pytest
 import torch
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig
 
-from sae_lens_meta.calibration import N_BINS, NEVER, Calibrator, calibrate
+from sae_lens_meta.measures.calibration import N_BINS, NEVER, Calibrator, calibrate
 from tests.helpers import meta_config, sparse_batches, train
 
 D_SAE, K, BATCH = 40, 5, 500

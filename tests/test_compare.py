@@ -15,11 +15,12 @@ import pytest
 import torch
 from sae_lens import SAE
 
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation.comparison import PHI, Comparison
-from sae_lens_meta.evaluation.matching import match_latents
-from sae_lens_meta.evaluation.measured_on import SourceConfig
-from sae_lens_meta.evaluation.source import load_source
+from sae_lens_meta.comparison.figures import PHI
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.measures.matching import match_latents
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import phi_by_chance
 from tests.tiny_llama import save_tiny_llama, save_trained
@@ -150,18 +151,18 @@ def test_differences_are_those_of_the_means_with_intervals_around_them(
     found: Comparison,
 ) -> None:
     values = {sae.name: sae.phi_compared.corrected for sae in found.saes}
-    joint = next(sae.variant for sae in found.saes if sae.role == "joint")
+    joint = next(sae.variant for sae in found.saes if sae.group == "joint")
     for baseline, of in (
         ("solo", (values["solo_0"] + values["solo_1"]) / 2),
         ("solo_equal_l2", values["weak"]),
     ):
-        difference = found.difference(joint, baseline, PHI)
+        difference = found.difference(joint, baseline, PHI.id)
         assert difference is not None and difference.percent is not None
         assert difference.percent == pytest.approx(100 * (values["joint"] / of - 1))
         assert difference.over_tokens is not None
         low, high = difference.over_tokens.low, difference.over_tokens.high
         assert low < difference.percent < high < low + 60
-    assert found.difference("solo", "solo_equal_l2", PHI) is None
+    assert found.difference("solo", "solo_equal_l2", PHI.id) is None
     (sentence,) = found.verdict
     assert "it takes 3 solo seeds" in sentence
 
@@ -220,12 +221,12 @@ def test_splits_are_counted_beside_those_of_a_second_solo(
     )
     counts = found.split_counts
     assert counts is not None and counts.n_latents == len(by_joint) > 5
-    assert counts.joint == sum(score > 0.2 for score in by_joint)
-    assert counts.second_solo == sum(score > 0.2 for score in by_solo)
+    assert counts.n_split == sum(score > 0.2 for score in by_joint)
+    assert counts.n_split_by_seed == sum(score > 0.2 for score in by_solo)
     one_solo = ["--joint", str(saes["joint"]), "--solo", str(saes["solo_0"])]
     main(["compare", *one_solo, "--output", str(tmp_path), *SOURCE, *FAST])
     alone = Comparison.load(tmp_path / "comparison.json").split_counts
-    assert alone is not None and alone == replace(counts, second_solo=None)
+    assert alone is not None and alone == replace(counts, n_split_by_seed=None)
     printed = " ".join(capsys.readouterr().out.split())
     assert alone.sentence() in printed and "takes a second solo" in printed
     none = ["--output", str(tmp_path / "none"), "--n_candidates", "0"]
@@ -245,7 +246,7 @@ def test_the_json_has_a_schema_and_the_report_is_beside_it(output: Path) -> None
 KILLED = """
 import os, signal, sys
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation import passes
+from sae_lens_meta.comparison import counting as passes
 passes.SAVE_EVERY_SECONDS = 0
 update, n = passes.Tally.update, 0
 def dying(*args):
@@ -302,7 +303,7 @@ def test_the_same_sae_twice_is_refused_and_its_latents_in_another_order_differ_i
     assert found.saes[1].matching.mean_cosine == pytest.approx(1, abs=1e-6)
     assert found.saes[1].matching.random_cosine < 0.9
     for difference in found.differences:
-        if difference.figure in ("normalised L2", "L0", PHI):
+        if difference.figure in ("normalised_l2", "l0", PHI.id):
             assert difference.percent == pytest.approx(0, abs=1e-4)
 
 
@@ -375,7 +376,7 @@ def test_text_that_ends_early_is_said_and_a_latent_that_always_fires_left_out(
     assert f"ended after {found.n_tokens:,} of {TOKENS:,} tokens" in found.warnings[0]
     cost = found.saes[0].evaluation.model_cost
     assert cost.n_tokens <= found.n_tokens, "no token is run on twice"
-    always = next(s for s in found.saes if s.role == "joint").evaluation
+    always = next(s for s in found.saes if s.group == "joint").evaluation
     assert always.phi.n_latents < 96
     assert np.isfinite(always.phi.mean_abs)
     assert len({sae.phi_compared.n_latents for sae in found.saes}) == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_lens_meta.evaluation.comparison import Comparison
+from sae_lens_meta.comparison.result import Comparison
 from tests.comparisons import compared, comparison
 
 

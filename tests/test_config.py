@@ -95,8 +95,8 @@ def test_registration_is_idempotent_and_survives_a_reload() -> None:
 
 
 def test_reloaded_modules_replace_the_registered_classes() -> None:
-    import sae_lens_meta.registration as registration
-    import sae_lens_meta.training_sae as training_sae
+    import sae_lens_meta.training.joint as training_sae
+    import sae_lens_meta.training.registration as registration
 
     try:
         importlib.reload(training_sae)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import sae_lens_meta.evaluation.cooccurrence as cooccurrence
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import (
+import sae_lens_meta.measures.cooccurrence as cooccurrence
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.phi import (
     measurable,
     phi_histogram,
     phi_rows,
@@ -254,7 +254,7 @@ def test_known_answers_identical_exclusive_and_complementary_latents() -> None:
 def test_partners_between_two_saes_are_the_sorted_rows_and_columns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sae_lens_meta.evaluation.phi.BLOCK_ROWS", 7)
+    monkeypatch.setattr("sae_lens_meta.measures.phi.BLOCK_ROWS", 7)
     counter = counted(random_firing(), random_firing(d=25, seed=0))
     phi = phi_rows(counter, 0, D)
     of_a, of_b = top_partners(counter, 4)

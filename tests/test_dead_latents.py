@@ -7,8 +7,8 @@ import torch
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.penalty import unit_rows
-from sae_lens_meta.recipe import load_recipe
+from sae_lens_meta.reproduce.recipe import load_recipe
+from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, trainer_for
 from tests.test_golden import Golden, golden, joint_sae
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import sae_lens_meta.evaluation.geometry as geometry
-import sae_lens_meta.evaluation.matching as matching
-from sae_lens_meta.evaluation.geometry import decoder_geometry
-from sae_lens_meta.evaluation.matching import match_latents, random_dictionary
+import sae_lens_meta.measures.geometry as geometry
+import sae_lens_meta.measures.matching as matching
+from sae_lens_meta.measures.geometry import decoder_geometry
+from sae_lens_meta.measures.matching import match_latents, random_dictionary
 
 
 def rows(n: int, d_in: int, seed: int = 0) -> torch.Tensor:

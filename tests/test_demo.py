@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 from sae_lens import SAE
 
-import sae_lens_meta.demo as demo
-from sae_lens_meta.demo import DemoConfig, run_demo
+import sae_lens_meta.cli.demo as demo
+from sae_lens_meta.cli.demo import DemoConfig, run_demo
 from sae_lens_meta.reproduce.training import finished_checkpoints
-from sae_lens_meta.training_sae import MetaTrainingSAE
+from sae_lens_meta.training.joint import MetaTrainingSAE
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama
 
 ROOT = Path(__file__).parent.parent

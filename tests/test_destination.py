@@ -90,11 +90,11 @@ def stopped(tmp_path: Path, sae: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AssertionError("the work has begun")
 
     for module, name in [
-        ("demo", "load_text"),
-        ("cli", "check_dataset"),
-        ("cli", "load_source"),
-        ("evaluation.compare", "load_source"),
-        ("evaluation.autointerp.autointerp", "load_source"),
+        ("cli.demo", "load_text"),
+        ("cli.train", "check_dataset"),
+        ("cli.evaluate", "load_source"),
+        ("comparison.run", "load_source"),
+        ("autointerp.run", "load_source"),
         ("publishing.publish", "make_package"),
         ("reproduce.reproduce", "_planned"),
     ]:

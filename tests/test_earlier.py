@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-import sae_lens_meta.evaluation.compare as compare_module
-from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation.autointerp.results import (
+import sae_lens_meta.comparison.run as compare_module
+from sae_lens_meta.autointerp.results import (
     AutointerpSummary,
     ScoreMean,
 )
-from sae_lens_meta.evaluation.comparison import Comparison
-from sae_lens_meta.evaluation.earlier import made_before, scores_to_keep
+from sae_lens_meta.cli import main
+from sae_lens_meta.comparison.earlier import extras_to_keep, made_before
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.report.attached import scores_of
+from sae_lens_meta.report.scores import attached
 from tests.comparisons import compared, comparison
 from tests.tiny_llama import save_tiny_llama, save_trained
 
@@ -25,7 +27,7 @@ def saved(folder: Path) -> Path:
     made.fingerprint = "mine"
     made.settings["min_fired"] = 30
     means = [ScoreMean("detection", 0.7, None, 5, 5, {})]
-    made.autointerp = AutointerpSummary(
+    summary = AutointerpSummary(
         judge="a judge",
         prompt_version=1,
         means={"joint": means, "solo": means, "random directions": means},
@@ -33,6 +35,7 @@ def saved(folder: Path) -> Path:
         pair=["joint", "solo"],
         differences=[],
     )
+    made.extras["autointerp"] = attached(summary, made)
     return made.save(folder)
 
 
@@ -65,14 +68,14 @@ def test_a_judges_scores_stay_with_their_weights_and_go_with_a_word(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "comparison.json"
-    assert scores_to_keep(path, entries(joint="x")) is None
+    assert extras_to_keep(path, entries(joint="x")) == {}
     saved(tmp_path)
     found = Comparison.load(path)
     same = {sae.name: sae.weights_sha256 for sae in found.saes}
-    assert scores_to_keep(path, entries(**same, more="y")) == found.autointerp
+    assert extras_to_keep(path, entries(**same, more="y")) == found.extras != {}
     for others in ({**same, "solo": "other"}, {"joint": same["joint"]}):
         with pytest.warns(UserWarning, match="judge 'a judge' .* dropped: .* of solo "):
-            assert scores_to_keep(path, entries(**others)) is None
+            assert extras_to_keep(path, entries(**others)) == {}
 
 
 @pytest.mark.slow
@@ -106,11 +109,11 @@ def test_compare_measures_once_and_again_only_if_asked(
     assert n_passes == 1
 
     plain = json.loads(before)
-    plain["autointerp"] = json.loads(saved(tmp_path).read_text())["autointerp"]
+    plain["extras"] = json.loads(saved(tmp_path).read_text())["extras"]
     (output / "comparison.json").write_text(json.dumps(plain))
     main([*call, "--overwrite"])
     assert n_passes == 2
     found = Comparison.load(output / "comparison.json")
-    assert found.autointerp is not None
-    assert found.autointerp.judge == "a judge"
+    scores = scores_of(found)
+    assert scores is not None and scores.judge == "a judge"
     assert found.created >= plain["created"]

@@ -1,6 +1,7 @@
 """Which SAEs may be compared, what they are called, and whose progress a folder keeps."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -8,14 +9,10 @@ from typing import Any
 import pytest
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_meta.evaluation.comparison import Role
-from sae_lens_meta.evaluation.entries import (
-    check_comparable,
-    named_entries,
-    variants,
-)
-from sae_lens_meta.evaluation.progress import claim, discard, fingerprint
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.activations.comparable import _MUST_AGREE, check_comparable
+from sae_lens_meta.comparison.members import named_entries, variants
+from sae_lens_meta.comparison.progress import claim, discard, fingerprint
+from sae_lens_meta.saved import Reading, SavedSAE
 
 
 def sae(d_in: int = 16, d_sae: int = 20, **metadata: Any) -> SavedSAE:
@@ -33,8 +30,10 @@ def trained(coefficient: float, seed: int, **settings: Any) -> SavedSAE:
     return sae(training_architecture_details=details | settings)
 
 
-def entries_of(roles: dict[Role, list[str]]) -> Any:
-    return named_entries({role: [Path(p) for p in ps] for role, ps in roles.items()})
+def entries_of(groups: dict[str, list[str]], baseline: str = "solo") -> Any:
+    return named_entries(
+        {name: [Path(p) for p in paths] for name, paths in groups.items()}, baseline
+    )
 
 
 def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
@@ -65,6 +64,9 @@ def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
         ({"exclude_special_tokens": True}, "exclude_special_tokens are True and False"),
         ({"disable_concat_sequences": True}, "concatenate are False and True"),
         ({"sequence_separator_token": None}, "separator are 'none' and 'bos'"),
+        ({"model_class_name": "HookedTransformer"}, "model_class are"),
+        ({"model_from_pretrained_kwargs": {"revision": "v2"}}, "model_kwargs are"),
+        ({"autocast_lm": True}, "autocast_lm are True and False"),
     ],
 )
 def test_what_reads_other_activations_is_named(
@@ -88,7 +90,7 @@ def test_models_may_differ_in_name_where_one_is_given_for_all() -> None:
 
 
 def test_variants_differ_in_more_than_the_seed() -> None:
-    roles: dict[Role, list[str]] = {
+    roles = {
         "solo": ["/s0", "/s1"],
         "joint": ["/a0", "/a1", "/b", "/c"],
     }
@@ -102,7 +104,7 @@ def test_variants_differ_in_more_than_the_seed() -> None:
     ]
     entries = entries_of(roles)
     by_id = {e.id: s for e, s in zip(entries, saes, strict=True)}
-    assert list(variants(entries, by_id).values()) == [
+    assert list(variants(entries, by_id, {"solo"}).values()) == [
         "solo",
         "solo",
         "joint, lambda_2 0.3, k 4",
@@ -112,7 +114,7 @@ def test_variants_differ_in_more_than_the_seed() -> None:
     ]
     by_id["sae_1"] = trained(0, 1, k=5)
     with pytest.raises(ValueError, match="solo SAEs are not seeds .* differ in k"):
-        variants(entries, by_id)
+        variants(entries, by_id, {"solo"})
 
 
 def test_progress_belongs_to_one_comparison(tmp_path: Path) -> None:
@@ -132,17 +134,15 @@ def test_progress_belongs_to_one_comparison(tmp_path: Path) -> None:
 
 def test_a_fingerprint_is_of_weights_configs_settings_and_text(tmp_path: Path) -> None:
     weights, cfg = tmp_path / "sae_weights.safetensors", tmp_path / "cfg.json"
-    text = tmp_path / "text.jsonl"
     weights.write_bytes(b"1")
     cfg.write_text("{}")
-    text.write_text("a")
 
-    def mine(settings: int = 1) -> str:
-        return fingerprint(settings, [tmp_path], str(text))
+    def mine(settings: int = 1, text_sha256: str = "a") -> str:
+        return fingerprint(settings, [tmp_path], text_sha256)
 
-    seen = {mine(), mine(settings=2)}
-    assert mine() in seen and len(seen) == 2
-    for path in (weights, cfg, text):
+    seen = {mine(), mine(settings=2), mine(text_sha256="b")}
+    assert mine() in seen and len(seen) == 3
+    for path in (weights, cfg):
         path.write_bytes(path.read_bytes() + b" more")
         seen.add(mine())
     assert len(seen) == 5
@@ -150,3 +150,24 @@ def test_a_fingerprint_is_of_weights_configs_settings_and_text(tmp_path: Path) -
     assert mine() in seen, "a folder mounted anew keeps its progress"
     text.write_text(text.read_text().swapcase())
     assert mine() not in seen, "of the same size"
+
+
+def test_no_setting_that_defines_activations_can_be_forgotten() -> None:
+    # of a model three fields are names
+    names = {"model_on_the_hub", "model_file"}
+    assert {f.name for f in fields(Reading)} - names == _MUST_AGREE.keys() - {"d_in"}
+
+
+def test_groups_of_any_name_are_held_against_a_baseline() -> None:
+    groups = {"plain": ["/p0", "/p1"], "matryoshka": ["/m0", "/m1"]}
+    with pytest.raises(ValueError, match="There is no solo SAE"):
+        entries_of(groups)
+    with pytest.raises(ValueError, match="There is no joint SAE"):
+        entries_of({"plain": ["/p0"]}, "plain")
+    entries = entries_of(groups, "plain")
+    saes = {
+        e.id: sae(training_architecture_details={"k": k})
+        for e, k in zip(entries, (4, 4, 4, 8), strict=True)
+    }
+    names = list(variants(entries, saes, {"plain"}).values())
+    assert names == ["plain", "plain", "matryoshka, k 4", "matryoshka, k 8"]

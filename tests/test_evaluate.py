@@ -11,10 +11,10 @@ from sae_lens import SAE, JumpReLUSAE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import load_source, regroup
+from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation.activations import ActivationBatch
-from sae_lens_meta.evaluation.measured_on import SourceConfig
-from sae_lens_meta.evaluation.source import load_source, regroup
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config, trainer_for
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from sae_lens import AbsTopKSAE, AbsTopKSAEConfig, JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_meta.evaluation.activations import ActivationBatch, stream_activations
-from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
-from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
-from sae_lens_meta.evaluation.top_contexts import TopContexts
+from sae_lens_meta.activations.stream import ActivationBatch, stream_activations
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.reconstruction import ReconstructionMeter
+from sae_lens_meta.measures.top_contexts import TopContexts
 
 
 @pytest.fixture

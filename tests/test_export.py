@@ -13,7 +13,7 @@ from sae_lens import SAE, JumpReLUSAE, TrainingSAE
 from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.penalty import unit_rows
+from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
 
 

@@ -16,9 +16,9 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta import gguf as conversion
-from sae_lens_meta.evaluation.language_model import model_path
-from sae_lens_meta.gguf import convert_gguf
+from sae_lens_meta.activations import gguf as conversion
+from sae_lens_meta.activations.gguf import convert_gguf
+from sae_lens_meta.activations.language_model import model_path
 from tests.helpers import meta_config
 
 WIDTH, MLP, N_HEADS = 32, 48, 2
@@ -167,7 +167,7 @@ def test_two_processes_may_convert_at_once(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from sae_lens_meta.gguf import convert_gguf
+from sae_lens_meta.activations.gguf import convert_gguf
 print("ready", flush=True)
 sys.stdin.readline()
 print(convert_gguf(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -10,7 +10,7 @@ from sae_lens.saes.sae import TrainingSAE
 from safetensors import safe_open
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
-from sae_lens_meta.penalty import decomposability, unit_rows
+from sae_lens_meta.training.penalty import decomposability, unit_rows
 from tests.helpers import forward
 
 pytestmark = pytest.mark.usefixtures("either_code")

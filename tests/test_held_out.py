@@ -2,20 +2,22 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_meta.evaluation.held_out import (
+from sae_lens_meta.activations.held_out import (
     Documents,
     default_documents,
     overlaps,
     seen_by,
 )
+from sae_lens_meta.activations.measured_on import repeated_documents
+from sae_lens_meta.activations.text import load_text, text_identity
 from sae_lens_meta.saved import SavedSAE
-from sae_lens_meta.text import text_identity
 
 SEED = 42
 
@@ -130,3 +132,57 @@ def test_thresholds_that_do_not_record_their_text_may_have_seen_it(
     sae = trained(tmp_path / "s", corpus, calibration={"rule": "rate", "n_tokens": 1})
     assert overlaps(sae.calibration, documents(corpus)) is None
     assert overlaps(None, documents(corpus)) is False
+
+
+def test_a_stream_of_the_hub_and_a_file_of_its_documents_are_one_text(
+    corpus: Path, tmp_path: Path
+) -> None:
+    whole = text_identity(str(corpus))
+    # as a stream is hashed, by its first 100 documents
+    streamed = replace(
+        whole, sha256=whole.first_sha256, n_documents=None, is_whole=False
+    )
+    many = tmp_path / "many.jsonl"
+    rows = [json.dumps({"text": f"document {i}"}) for i in range(150)]
+    many.write_text("\n".join(rows))
+    of_many = text_identity(str(many))
+    assert of_many.first_sha256 != of_many.sha256 and whole.first_sha256 == whole.sha256
+    from_hub = trained(tmp_path / "hub", many, text_sha256=of_many.first_sha256)
+    assert seen_by(from_hub, documents(many)) == "held out"
+    # the rest of a stream is not known
+    from_file = trained(tmp_path / "file", many)
+    part = Documents(replace(streamed, sha256=of_many.first_sha256), 0, 10, SEED)
+    assert seen_by(from_file, part) == "not recorded"
+    assert seen_by(from_hub, part) == "held out"
+
+
+def test_a_training_file_that_was_appended_to_since_is_no_other_text(
+    corpus: Path, tmp_path: Path
+) -> None:
+    sae = trained(tmp_path / "sae", corpus, text_sha256=None)
+    as_it_was = tmp_path / "as_it_was.jsonl"
+    as_it_was.write_text(corpus.read_text())
+    with corpus.open("a") as file:
+        file.write("\n" + json.dumps({"text": "one more"}))
+    assert seen_by(sae, documents(as_it_was)) == "not recorded"
+
+
+def test_documents_that_a_training_reads_once_more_are_counted(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"document {i % 30}"}) for i in range(40)]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(rows))
+    sae = trained(tmp_path / "sae", path)
+    _, held_out = load_text(str(path), 10, SEED)
+    rest, _ = load_text(str(path), 10, SEED)
+    by_hand = sum(text in set(rest["text"]) for text in held_out["text"])  # type: ignore[index]
+    assert 0 < by_hand < 10
+    (warning,) = repeated_documents(str(path), documents(path), [sae])
+    assert warning.startswith(
+        f"{by_hand} of the 10 documents stand in the training's part"
+    )
+    # what another SAE has not kept from its training is known to be seen anyway
+    assert repeated_documents(str(path), documents(path, first=20), [sae]) == []
+    once = tmp_path / "once.jsonl"
+    once.write_text("\n".join(sorted(set(rows))))
+    other = trained(tmp_path / "other", once)
+    assert repeated_documents(str(once), documents(once), [other]) == []

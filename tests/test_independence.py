@@ -1,16 +1,25 @@
 """One SAE is one piece of evidence, given as what it was trained as."""
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
+from safetensors.torch import load_file, save_file
 
-from sae_lens_meta.evaluation.entries import Entry, named_entries
-from sae_lens_meta.evaluation.independence import check_members, repeated_trainings
-from sae_lens_meta.evaluation.intervals import percent_over_seeds
-from sae_lens_meta.evaluation.verdict import verdict
+from sae_lens_meta.comparison.independence import (
+    calibrated,
+    check_members,
+    other_texts,
+    repeated_trainings,
+)
+from sae_lens_meta.comparison.members import Entry, named_entries
+from sae_lens_meta.comparison.verdict import verdict
+from sae_lens_meta.saved import SavedSAE, TrainingText
+from sae_lens_meta.statistics.intervals import percent_over_seeds
 from tests.comparisons import compared, comparison
 
 
@@ -28,8 +37,8 @@ def trained(
     return folder
 
 
-def check(**roles: list[Path]) -> list[Entry]:
-    entries = named_entries(roles)  # type: ignore[arg-type]
+def check(**groups: list[Path]) -> list[Entry]:
+    entries = named_entries(groups, "solo")
     check_members(entries, {entry.id: entry.saved for entry in entries})
     return entries
 
@@ -109,7 +118,7 @@ JOINT = [compared(f"joint_{i}", "joint", 5.5e-3 + i * 1e-5, l2=0.11) for i in ra
 def test_repeated_trainings_forbid_a_claim() -> None:
     made = comparison([*SOLO, CONTROL, *JOINT])
     assert "co-occur less" in verdict(made)[0]
-    made.repeated_trainings = ["'a' and 'b' were trained with the same seed."]
+    made.objections = ["'a' and 'b' were trained with the same seed."]
     assert "no claim: 'a' and 'b' were trained" in verdict(made)[0]
 
 
@@ -140,3 +149,61 @@ def test_the_more_variants_are_tried_the_wider_an_interval_must_be() -> None:
     assert len(sentences) == 4
     for sentence in sentences:
         assert "no claim: the interval over seeds does not lie below 0" in sentence
+
+
+def test_thresholds_at_another_k_are_another_rule(tmp_path: Path) -> None:
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=4, d_sae=8))
+    sae.cfg.metadata.training_architecture_details = {"k": 4}
+    said = {}
+    for k in (4, 8):
+        sae.cfg.metadata.calibration = {"rule": "rate", "n_tokens": 100, "k": k}
+        sae.save_model(tmp_path / str(k))
+        said[k] = calibrated(SavedSAE.read(tmp_path / str(k)))
+    assert said[4] == "calibrated by the rule 'rate'"
+    assert said[8] == f"{said[4]} at k 8, not the 4 that it was trained with"
+
+
+def test_saes_of_different_texts_forbid_a_claim() -> None:
+    def trained_on(sha256: str) -> Any:
+        text = TrainingText(name="x", sha256=sha256, held_out=10, seed=42)
+        return SimpleNamespace(text=text)
+
+    entries: Any = [
+        SimpleNamespace(id=i, name=n) for i, n in enumerate(("a", "b", "c"))
+    ]
+    same = {i: trained_on("1") for i in range(3)}
+    assert other_texts(entries, same) == []
+    (sentence,) = other_texts(entries, same | {2: trained_on("2")})
+    assert sentence.startswith("'a' and 'c' were trained on different texts")
+
+
+def test_a_copy_with_another_header_is_the_same_sae(tmp_path: Path) -> None:
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=4, d_sae=8))
+    sae.save_model(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    weights = tmp_path / "b" / "sae_weights.safetensors"
+    save_file(load_file(weights), weights, metadata={"note": "another header"})
+    a, b = SavedSAE.read(tmp_path / "a"), SavedSAE.read(tmp_path / "b")
+    assert a.weights_sha256 != b.weights_sha256 and a.tensors_sha256 == b.tensors_sha256
+    with pytest.raises(ValueError, match="have the same weights"):
+        check_members(
+            named_entries({"solo": [a.path], "x": [b.path]}, "solo"),
+            {"sae_0": a, "sae_1": b},
+        )
+
+
+def test_a_config_that_was_changed_is_of_another_sae(tmp_path: Path) -> None:
+    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=4, d_sae=8))
+    sae.save_model(tmp_path)
+    measured = compared("solo", "solo", 1e-3)
+    measured.weights_sha256 = SavedSAE.read(tmp_path).weights_sha256
+    measured.config_sha256 = SavedSAE.read(tmp_path).config_sha256
+    assert measured.is_of(SavedSAE.read(tmp_path))
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    for change, is_same in [
+        ({"device": "cuda", "metadata": {"x": 1}}, True),
+        ({"apply_b_dec_to_input": not cfg["apply_b_dec_to_input"]}, False),
+        ({"normalize_activations": "layer_norm"}, False),
+    ]:
+        (tmp_path / "cfg.json").write_text(json.dumps(cfg | change))
+        assert measured.is_of(SavedSAE.read(tmp_path)) == is_same

@@ -5,16 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.intervals import (
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.phi import summarize_phi
+from sae_lens_meta.measures.phi_blocks import PhiBlocks
+from sae_lens_meta.statistics.intervals import (
     HalfSampled,
-    PhiBlocks,
     block_interval,
     half_samples,
     mean_interval,
     percent_over_seeds,
 )
-from sae_lens_meta.evaluation.phi import summarize_phi
 
 D, N_BLOCKS, PER_BLOCK = 40, 20, 300
 

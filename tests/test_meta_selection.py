@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.penalty import unit_rows
+from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, trainer_for
 
 ROUNDING = 1e-5

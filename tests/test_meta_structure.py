@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import meta_structure
 from benchmarks.meta_structure import OURS, Procedure, ours
-from sae_lens_meta.evaluation.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
 
 WIDTH = 48
 

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.shapes import SHAPES, sae_of
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
-from sae_lens_meta.backend import cuda
-from sae_lens_meta.recipe import load_recipe
 from sae_lens_meta.reproduce import needs
+from sae_lens_meta.reproduce.recipe import load_recipe
+from sae_lens_meta.training.backend import cuda
 
 
 def joint(d_in: int, d_sae: int, meta_d_sae: int, **settings: Any) -> Any:

@@ -10,7 +10,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from sae_lens_meta.release_files import MAX_BUNDLED
+from sae_lens_meta.zoo.files import MAX_BUNDLED
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,21 +34,21 @@ def test_wheel_carries_the_list_of_releases(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        releases = archive.read("sae_lens_meta/pretrained.yaml")
+        releases = archive.read("sae_lens_meta/zoo/pretrained.yaml")
     assert releases == (ROOT / "pretrained.yaml").read_bytes()
     assert isinstance(yaml.safe_load(releases)["releases"], list)
     assert not [name for name in names if name.startswith("tests")]
     for name in (
-        "recipes/metasae-gpt2l-l20.yaml",
+        "reproduce/recipes/metasae-gpt2l-l20.yaml",
         "publishing/card.md.jinja",
-        "evaluation/report/report.html.jinja",
+        "report/report.html.jinja",
     ):
         assert f"sae_lens_meta/{name}" in names
-    bundled = {name for name in names if name.startswith("sae_lens_meta/bundled/")}
+    bundled = {name for name in names if name.startswith("sae_lens_meta/zoo/bundled/")}
     root = ROOT / "sae_lens_meta"
     assert bundled == {
         f"sae_lens_meta/{path.relative_to(root)}"
-        for path in (root / "bundled").rglob("*")
+        for path in (root / "zoo" / "bundled").rglob("*")
         if path.is_file()
     }
     assert any(name.endswith("/sae_weights.safetensors") for name in bundled)
@@ -61,7 +61,7 @@ def test_library_is_imported_without_the_demos_own_packages() -> None:
 import sys
 sys.modules["gguf"] = None
 import sae_lens_meta
-assert "rich.console" not in sys.modules or "sae_lens_meta.demo" not in sys.modules
+assert "rich.console" not in sys.modules or "sae_lens_meta.cli.demo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -82,4 +82,5 @@ def test_the_lowest_versions_promised_are_those_that_are_tested() -> None:
     tested = {name: Version(version) for name, version in pins}
     # torch is pinned by the Makefile; the linters do not run there
     elsewhere = {"torch", "ruff", "pyright"}
-    assert tested == {name: floors[name] for name in floors.keys() - elsewhere}
+    for name in floors.keys() - elsewhere:
+        assert tested[name] == floors[name], name

@@ -9,9 +9,9 @@ import pytest
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
-from sae_lens_meta.evaluation import passes
-from sae_lens_meta.evaluation.activations import ActivationBatch
-from sae_lens_meta.evaluation.passes import (
+from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.comparison import counting as passes
+from sae_lens_meta.comparison.counting import (
     Job,
     Tally,
     load_counter,

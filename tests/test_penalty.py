@@ -3,7 +3,7 @@ import math
 import numpy as np
 import torch
 
-from sae_lens_meta.penalty import decomposability, unit_rows
+from sae_lens_meta.training.penalty import decomposability, unit_rows
 
 
 def test_penalty_is_the_papers_formula_in_float64() -> None:

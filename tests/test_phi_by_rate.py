@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import summarize_phi
-from sae_lens_meta.evaluation.phi_by_rate import N_BINS, PhiByRate, phi_by_rate
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.phi import summarize_phi
+from sae_lens_meta.measures.phi_by_rate import N_BINS, PhiByRate, phi_by_rate
 from tests.helpers import phi_by_chance
 
 

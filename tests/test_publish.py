@@ -23,19 +23,25 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import load_file, save_file
 
-from sae_lens_meta import MetaTrainingSAE, release_files, releases, zoo
-from sae_lens_meta.calibration import calibrate
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.autointerp.results import AutointerpSummary, ScoreMean
 from sae_lens_meta.cli import main
-from sae_lens_meta.evaluation.autointerp.paired import paired_difference
-from sae_lens_meta.evaluation.autointerp.results import AutointerpSummary, ScoreMean
-from sae_lens_meta.evaluation.measured_on import SourceConfig
+from sae_lens_meta.cli.evaluate import Evaluate
+from sae_lens_meta.cli.options import parse
 from sae_lens_meta.hashing import file_sha256
+from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.publishing.upload import PublishError
-from sae_lens_meta.releases import NEEDED_FILES, Release, check_release_name
+from sae_lens_meta.report.scores import attached
+from sae_lens_meta.statistics.paired import paired_difference
+from sae_lens_meta.zoo import files as release_files
+from sae_lens_meta.zoo import names as zoo
+from sae_lens_meta.zoo import releases
+from sae_lens_meta.zoo.releases import NEEDED_FILES, Release, check_release_name
 from tests.comparisons import N_TOKENS, compared, comparison
 from tests.helpers import meta_config, sparse_batches, train
 from tests.hub_server import STRANGER, WRITER, Fault, HubServer
@@ -180,16 +186,15 @@ def test_the_card_has_the_figures_of_the_comparison(
 
 
 def test_the_cards_command_measures_the_release_as_it_was_measured(
-    hub: HubServer, release: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, release: Callable[..., Any]
 ) -> None:
     entry = release()
     card = hub.repos[REPO].files["README.md"].decode()
     (command,) = re.findall(r"^    (sae-lens-meta evaluate .*)$", card, re.MULTILINE)
-    asked: list[Any] = []
-    monkeypatch.setattr("sae_lens_meta.cli.evaluate_saved", lambda *a: asked.extend(a))
-    main(shlex.split(command)[1:])
-    name, source, ce_tokens, *_ = asked
-    assert (name, ce_tokens) == (entry.name, 4096)
+    (_, _, *options) = shlex.split(command)
+    given = parse(Evaluate, "evaluate", options)
+    assert (given.name, given.ce_tokens) == (entry.name, 4096)
+    source = given.source
     wanted = SourceConfig(
         dataset="held_out.txt",
         held_out_documents=12,
@@ -222,7 +227,7 @@ def test_the_card_has_a_judges_scores_where_there_are_any(
 ) -> None:
     mean = ScoreMean("fuzzing", 0.6127, None, 48, 50, {"unreadable": 2})
     package = replace(package, comparison=copy.deepcopy(package.comparison))
-    package.comparison.autointerp = AutointerpSummary(
+    summary = AutointerpSummary(
         judge="a judge",
         prompt_version=1,
         means={"joint": [mean]},
@@ -230,13 +235,14 @@ def test_the_card_has_a_judges_scores_where_there_are_any(
         pair=["joint", "solo"],
         differences=[paired_difference("fuzzing", [(0.6, 0.5)] * 9)],
     )
+    package.comparison.extras["autointerp"] = attached(summary, package.comparison)
     text = str(model_card(package, releases.load_zoo(list_path).releases[0], "text"))
     assert "Judge: a judge; scores of another judge are not comparable" in text
     row = "| joint | fuzzing, chance 0.5 | 0.613 (48 of 50; 2 unreadable) | 0.500 (50 of 50) |"
     assert row in text
     assert "joint less solo, over matched latents:" in text
     assert "- fuzzing: +0.100 (+0.100 to +0.100), p 0.00" in text
-    package.comparison.autointerp = None
+    package.comparison.extras.clear()
     text = str(model_card(package, releases.load_zoo(list_path).releases[0], "text"))
     assert "udge" not in text and "## Limits" in text
 
@@ -834,7 +840,7 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another's meta SAE": (other_meta, "d_sae=7, which are not those of the meta SAE"),
     "another hook": (lambda p: change_comparison(p, hook="x"), "on the hook 'x'"),
     "a solo SAE": (
-        lambda p: change_comparison(p, role="solo"),
+        lambda p: change_comparison(p, group="solo"),
         "has the SAE as 'solo'",
     ),
     "a hook that escapes": (escaping_hook, "not a plain path inside"),
@@ -888,7 +894,7 @@ def test_a_malformed_repository_is_refused(
 WITH_LIST = """
 import sys
 from pathlib import Path
-from sae_lens_meta import releases
+from sae_lens_meta.zoo import releases
 path = Path(sys.argv.pop(1))
 releases.zoo_path = lambda: path
 """
@@ -896,13 +902,15 @@ PUBLISH = (
     WITH_LIST
     + """
 from sae_lens_meta.cli import main
+from sae_lens_meta.cli.evaluate import Evaluate
+from sae_lens_meta.cli.options import parse
 main()
 """
 )
 LOAD = (
     WITH_LIST
     + """
-from sae_lens_meta import zoo
+from sae_lens_meta.zoo import names as zoo
 zoo.register_zoo()  # importing the package has registered the real list
 from sae_lens import SAE
 print(float(SAE.from_pretrained("metasae-tiny").W_dec.double().sum()))

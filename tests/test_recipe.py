@@ -8,8 +8,8 @@ import yaml
 from transformer_lens.loading_from_pretrained import get_pretrained_model_config
 from transformers import GPT2Config
 
-from sae_lens_meta.recipe import load_recipe, recipes_folder
-from sae_lens_meta.releases import load_zoo
+from sae_lens_meta.reproduce.recipe import load_recipe, recipes_folder
+from sae_lens_meta.zoo.releases import load_zoo
 
 # of the paper's table: tokens, d_in, d_sae, k, meta latents, meta k; Gemma's meta SAE is of the
 # author's script

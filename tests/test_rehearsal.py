@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sae_lens_meta.recipe import load_recipe
+from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.rehearsal import random_model, rehearsed
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from tests.test_reproduce import plain_recipe

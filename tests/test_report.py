@@ -9,9 +9,10 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from sae_lens_meta.evaluation.comparison import HEADLINE, Comparison
-from sae_lens_meta.evaluation.intervals import mean_interval
-from sae_lens_meta.evaluation.report import write_report
+from sae_lens_meta.comparison.figures import HEADLINE
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.report import write_report
+from sae_lens_meta.statistics.intervals import mean_interval
 from tests.comparisons import compared, comparison
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -70,7 +71,7 @@ def small(saved: Comparison, variant: str, label: str) -> list[str]:
     shown = []
     values = [figure.of(sae) for sae in saes]
     interval = mean_interval(values) or saes[0].intervals.get(label)
-    if label in ("latents compared", "latents that never fire"):
+    if label in ("latents_compared", "latents_that_never_fire"):
         interval = None  # counts, of which changes in percent say nothing
     if interval:
         low, high = (format(v, figure.format) for v in (interval.low, interval.high))

@@ -14,17 +14,18 @@ from rich.console import Console
 from sae_lens import SAE
 from safetensors.torch import load_file
 
-from sae_lens_meta import releases
-from sae_lens_meta.evaluation.comparison import Comparison
-from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
-from sae_lens_meta.recipe import load_recipe
+from sae_lens_meta.activations.cache import CachedActivations
+from sae_lens_meta.comparison.result import Comparison
+from sae_lens_meta.measures.reconstruction import ReconstructionMeter
+from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.reproduce import needs
-from sae_lens_meta.reproduce.cache import CachedActivations
 from sae_lens_meta.reproduce.needs import Machine
+from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import store_matrices
 from sae_lens_meta.reproduce.training import newest_checkpoint, train_together
+from sae_lens_meta.zoo import releases
 from tests.hub_server import WRITER, HubServer
 from tests.judges import Guesser, JudgeServer, judge_server
 from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
@@ -215,12 +216,12 @@ def test_every_stage_from_the_model_to_the_hub(
         steps = {int(p.name.split("_")[-1]) for p in checkpoints.iterdir()}
         assert found["n_tokens"] in steps
     comparison = Comparison.load(folder / "comparison" / "comparison.json")
-    roles = [sae.role for sae in comparison.saes]
+    roles = [sae.group for sae in comparison.saes]
     assert [roles.count(r) for r in ("joint", "solo", "solo_equal_l2")] == [2, 2, 1]
     # the other solo SAE is at equal L2 itself, and no second piece of evidence
     assert "there is no solo_equal_l2_2 beside it" in comparison.warnings[0]
     assert stages["compare"]["warnings"] == comparison.warnings
-    assert comparison.autointerp is not None
+    assert scores_of(comparison) is not None
     assert (folder / "comparison" / "report.html").is_file()
 
     # what is done is not done again, and a later call goes on

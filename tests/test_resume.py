@@ -31,7 +31,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.resume import check_resume
+from sae_lens_meta.training.resume import check_resume
 from tests.helpers import (
     BATCH,
     meta_config,

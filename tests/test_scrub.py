@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sae_lens_meta.publishing.credentials import REMOVED
+from sae_lens_meta.credentials import REMOVED
 from sae_lens_meta.publishing.scrub import scrubbed
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.phi import PhiSummary, summarize_phi
-from sae_lens_meta.evaluation.shifted_pairs import SHIFT, ShiftedPairs
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.phi import PhiSummary, summarize_phi
+from sae_lens_meta.measures.shifted_pairs import SHIFT, ShiftedPairs
 
 D, POSITIONS = 40, 16
 
@@ -38,7 +38,10 @@ def summary(firing: torch.Tensor) -> PhiSummary:
     return summarize_phi(counter, shifted=shifted(firing))
 
 
-@pytest.mark.parametrize(("n_contexts", "by"), [(200, SHIFT), (65, SHIFT), (50, 25)])
+@pytest.mark.parametrize(
+    ("n_contexts", "by"),
+    [(200, SHIFT), (129, SHIFT), (128, SHIFT), (127, 63), (65, 32), (50, 25)],
+)
 def test_each_context_is_counted_against_another_and_every_latent_as_often(
     n_contexts: int, by: int
 ) -> None:
@@ -94,3 +97,25 @@ def test_what_fires_together_in_a_context_is_not_taken_off() -> None:
 def test_a_single_context_cannot_be_shifted() -> None:
     with pytest.raises(ValueError, match="takes two of them, got 1. Give more text"):
         shifted(bursty(1, seed=0))
+
+
+def test_no_two_contexts_that_are_held_together_are_near() -> None:
+    """Neighbours may be of one document, whose topics they share."""
+    for n_contexts in (65, 66, 100, 127, 129, 191):
+        by = min(SHIFT, n_contexts // 2)
+        nearest = min(by, n_contexts - by)
+        assert nearest >= min(SHIFT, n_contexts // 2)
+        pairs = ShiftedPairs(n_contexts)
+        # context i alone has latent i
+        pairs.update(torch.eye(n_contexts)[:, None])
+        i, j = np.nonzero(pairs.result().together)
+        apart = np.abs(i - j)
+        assert np.minimum(apart, n_contexts - apart).min() >= nearest
+
+
+def test_a_latent_that_fires_in_two_directions_fires_in_both() -> None:
+    firing = bursty(40, seed=2).float()
+    signs = torch.where(torch.rand(firing.shape) < 0.5, -1.0, 1.0)
+    pairs = ShiftedPairs(D)
+    pairs.update(firing * signs)
+    assert np.array_equal(pairs.result().together, shifted(firing > 0).together)

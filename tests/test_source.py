@@ -12,10 +12,10 @@ from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.load_model import load_model
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.evaluation.measured_on import SourceConfig
-from sae_lens_meta.evaluation.source import ActivationSource, load_source
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import ActivationSource, load_source
+from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.saved import SavedSAE
-from sae_lens_meta.text import load_text
 from tests.helpers import meta_config
 from tests.tiny_llama import CONTEXT, HOOK, WIDTH, record_reading, save_tiny_llama
 

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
-from sae_lens_meta.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
-from sae_lens_meta.penalty import unit_rows
+from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import (
     D_IN,
     D_SAE,

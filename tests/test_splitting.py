@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lens_meta.evaluation.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.evaluation.splitting import (
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.splitting import (
     SplitCandidate,
     Splits,
     find_splits,

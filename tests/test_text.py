@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from datasets import Dataset, IterableDataset, load_dataset
 
-import sae_lens_meta.text as text
-from sae_lens_meta.text import check_left_to_train, load_text, text_identity
+import sae_lens_meta.activations.text as text
+from sae_lens_meta.activations.text import check_left_to_train, load_text, text_identity
 
 DOCUMENTS = [f"document {i}, of one line" for i in range(9)]
 

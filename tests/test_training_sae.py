@@ -8,7 +8,7 @@ from sae_lens.saes.sae import TrainCoefficientConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.penalty import decomposability, unit_rows
+from sae_lens_meta.training.penalty import decomposability, unit_rows
 from tests.helpers import (
     D_IN,
     D_SAE,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sae_lens_meta.evaluation.comparison import ComparedSAE
-from sae_lens_meta.evaluation.intervals import Interval
-from sae_lens_meta.evaluation.verdict import verdict
+from sae_lens_meta.comparison.result import ComparedSAE
+from sae_lens_meta.comparison.verdict import verdict
+from sae_lens_meta.statistics.intervals import Interval
 from tests.comparisons import compared, comparison
 
 SOLO = [compared(f"solo_{i}", "solo", 6.0e-3 + i * 1e-5) for i in range(3)]
@@ -82,3 +82,23 @@ def test_every_joint_variant_has_its_own_verdict() -> None:
     other = compared("other", "joint", 7e-3, l2=0.11, variant="joint 2")
     first, second = verdict(comparison([*SOLO, control(), *JOINT, other]))
     assert "no claim" not in first and "no claim" in second
+
+
+def test_groups_of_other_names_are_held_against_their_own_baseline() -> None:
+    saes = [
+        *(compared(f"p{i}", "plain", 6.0e-3 + i * 1e-5) for i in range(3)),
+        compared("c", "plain_equal", 5.9e-3, l2=0.11),
+        *(
+            compared(f"m{i}", "matryoshka", 5.5e-3 + i * 1e-5, l2=0.11)
+            for i in range(2)
+        ),
+    ]
+    made = comparison(saes, baseline="plain", control="plain_equal")
+    (sentence,) = verdict(made)
+    assert sentence.startswith(
+        "matryoshka: corrected mean |phi| -8.4 % against 3 plain"
+    )
+    assert "against plain_equal, of equal L2 and L0: latents co-occur less" in sentence
+    made.objections = ["They were trained on different texts."]
+    (sentence,) = verdict(made)
+    assert "no claim: They were trained on different texts." in sentence

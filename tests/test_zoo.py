@@ -20,7 +20,10 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 import sae_lens_meta
-from sae_lens_meta import MetaTrainingSAE, release_files, releases, zoo
+from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.zoo import files as release_files
+from sae_lens_meta.zoo import names as zoo
+from sae_lens_meta.zoo import releases
 from tests.helpers import meta_config
 from tests.hub_server import Fault, HubServer
 
@@ -238,9 +241,9 @@ def test_a_bundled_release_needs_no_network_and_is_verified_too(
 OFFLINE = """
 import sys
 from pathlib import Path
-from sae_lens_meta import releases
+from sae_lens_meta.zoo import releases
 releases.zoo_path = lambda: Path(sys.argv[1])
-from sae_lens_meta import zoo
+from sae_lens_meta.zoo import names as zoo
 zoo.register_zoo()
 from sae_lens import SAE
 print(float(SAE.from_pretrained("metasae-tiny").W_dec.sum()))

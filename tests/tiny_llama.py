@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.evaluation.measured_on import DEFAULTS
-from sae_lens_meta.evaluation.source import ActivationSource
-from sae_lens_meta.text import load_text
+from sae_lens_meta.activations.measured_on import DEFAULTS
+from sae_lens_meta.activations.source import ActivationSource
+from sae_lens_meta.activations.text import load_text
 from tests.helpers import meta_config, trainer_for
 
 HOOK, WIDTH, CONTEXT = "model.layers.0", 24, 32

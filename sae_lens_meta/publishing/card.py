@@ -2,15 +2,18 @@
 
 import re
 import shlex
+from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from sae_lens_meta.evaluation.comparison import HEADLINE, ComparedSAE, Comparison
-from sae_lens_meta.evaluation.intervals import Interval
+from sae_lens_meta.comparison.figures import HEADLINE
+from sae_lens_meta.comparison.result import ComparedSAE, Comparison
+from sae_lens_meta.comparison.table import headline_rows
+from sae_lens_meta.measures.figures import Figure, model_tokens
 from sae_lens_meta.publishing.package import Package
-from sae_lens_meta.releases import Release
+from sae_lens_meta.report.attached import scores_of
+from sae_lens_meta.zoo.releases import Release
 
 # what the SAE does not record itself
 MEASURED_WITH = ("dataset", "held_out_documents", "first_document", "text_seed")
@@ -45,12 +48,14 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         comparison=comparison,
         measured=measured,
         rows=_rows(comparison, measured),
+        scores=scores_of(comparison),
         settings=measured.training,
         calibration=package.metadata["calibration"],
         dataset=dataset,
         command=_command(release, comparison),
-        n_solo=sum(sae.role == "solo" for sae in comparison.saes),
-        n_joint=len(comparison.variants()[measured.variant]),
+        of_model=model_tokens(measured.evaluation.model_cost.n_tokens),
+        n_baseline=len(comparison.variants()[comparison.baseline]),
+        n_variant=len(comparison.variants()[measured.variant]),
     )
 
 
@@ -71,6 +76,7 @@ def _command(release: Release, comparison: Comparison) -> str:
     """What measures the released SAE as it was measured for its comparison."""
     source, settings = comparison.source, comparison.settings
     options = {name: getattr(source, name) for name in MEASURED_WITH}
+    options |= source.options
     options |= {"tokens": comparison.n_tokens, "ce_tokens": settings["ce_tokens"]}
     shown = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
     return " ".join([f"sae-lens-meta evaluate {release.name}", *shown])
@@ -78,43 +84,30 @@ def _command(release: Release, comparison: Comparison) -> str:
 
 def _eval_results(comparison: Comparison, measured: ComparedSAE) -> list[EvalResult]:
     text = comparison.source.dataset
+    n_tokens = (comparison.n_tokens, measured.evaluation.model_cost.n_tokens)
     return [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=text,
-            dataset_name=f"{comparison.n_tokens:,} {comparison.source.said}: {text}",
-            metric_type=_identifier(label),
-            metric_name=label,
+            dataset_name=f"{n_tokens[figure.is_of_model]:,} {comparison.source.said}: {text}",
+            metric_type=figure.id,
+            metric_name=figure.label,
             metric_value=float(figure.show(measured)),
         )
-        for label, figure in HEADLINE.items()
-        if not label.startswith(" ")  # a part of the figure above it
+        for figure in HEADLINE.values()
+        if not figure.is_part
     ]
 
 
-def _identifier(label: str) -> str:
-    words = re.sub(r"\|(\w+)\|", r"abs \1", label)
-    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
-
-
-def _rows(comparison: Comparison, measured: ComparedSAE) -> list[dict[str, Any]]:
+def _rows(comparison: Comparison, measured: ComparedSAE) -> list[dict[str, str]]:
     """One line of the card's table for each figure."""
-    rows = []
-    for label, figure in HEADLINE.items():
-        difference = comparison.difference(measured.variant, "solo", label)
-        percent = difference.percent if difference else None
-        rows.append(
-            {
-                "label": label.replace("|", r"\|").replace("  ", "– "),
-                "value": figure.show(measured),
-                "interval": _shown(measured.intervals.get(label), figure.format),
-                "difference": "" if percent is None else f"{percent:+.1f} %",
-                "over_tokens": _shown(difference and difference.over_tokens, "+.1f"),
-                "over_seeds": _shown(difference and difference.over_seeds, "+.1f"),
-            }
-        )
-    return rows
+    rows = headline_rows(comparison, {measured.variant: [measured]})
+    return [
+        {"label": _markdown(row.figure), **asdict(cell)}
+        for row in rows
+        for cell in row.cells
+    ]
 
 
-def _shown(interval: Interval | None, spec: str) -> str:
-    return interval.show(spec) if interval else ""
+def _markdown(figure: Figure[ComparedSAE]) -> str:
+    return "– " * figure.is_part + figure.label.replace("|", r"\|")

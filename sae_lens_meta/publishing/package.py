@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from sae_lens import SAE
 from sae_lens.constants import (
     SAE_CFG_FILENAME,
@@ -17,14 +16,14 @@ from sae_lens.constants import (
 )
 from safetensors import SafetensorError, safe_open
 
-from sae_lens_meta.evaluation.comparison import ComparedSAE, Comparison
-from sae_lens_meta.evaluation.report import write_report
+from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import transformer_lens_name
 from sae_lens_meta.publishing.scrub import scrubbed
-from sae_lens_meta.releases import check_inside
+from sae_lens_meta.report import write_report
 from sae_lens_meta.saved import Reading, SavedSAE
-from sae_lens_meta.training_sae import META_FOLDER
+from sae_lens_meta.training.joint import META_FOLDER
+from sae_lens_meta.zoo.releases import check_inside
 
 CARD = "README.md"
 BESIDE = ("comparison.json", "comparison.schema.json", "report.html", CARD)
@@ -105,11 +104,11 @@ def make_package(
         raise ValueError(f"The hook {hook!r} cannot be the name of a folder.")
     comparison = _scrubbed_comparison(comparison_path)
     measured = _measured(comparison, path, comparison_path)
-    read = comparison.source.hook
-    if (transformer_lens_name(read) or read) != hook or measured.role != "joint":
+    read, fixed = comparison.source.hook, (comparison.baseline, comparison.control)
+    if (transformer_lens_name(read) or read) != hook or measured.group in fixed:
         raise ValueError(
-            f"{comparison_path} has the SAE as {measured.role!r} on the hook {read!r}; what is "
-            f"published is a joint SAE, on {hook!r}."
+            f"{comparison_path} has the SAE as {measured.group!r} on the hook {read!r}; what is "
+            f"published is no baseline or control, on {hook!r}."
         )
     names = [
         *_copied(path, folder, hook, public_metadata(reading, model)),
@@ -177,19 +176,17 @@ def _scrubbed_comparison(path: Path) -> Comparison:
     plain = json.loads(path.read_text())
     # words of the text that contexts are shown from: they are no paths of this machine
     words = plain.pop("vocabulary", {})
-    return TypeAdapter(Comparison).validate_python(
-        scrubbed(plain) | {"vocabulary": words}
-    )
+    return Comparison.from_plain(scrubbed(plain) | {"vocabulary": words})
 
 
 def _measured(comparison: Comparison, path: Path, comparison_path: Path) -> ComparedSAE:
-    sha256 = file_sha256(path / SAE_WEIGHTS_FILENAME)
+    saved = SavedSAE.read(path)
     for sae in comparison.saes:
-        if sae.weights_sha256 == sha256:
+        if sae.is_of(saved):
             return sae
     raise ValueError(
         f"{comparison_path} measured other weights than those of {path}, for instance from "
-        "before they were calibrated. Run `sae-lens-meta compare` again."
+        "before they were calibrated, or its {SAE_CFG_FILENAME} was changed since. Run `sae-lens-meta compare` again."
     )
 
 

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from sae_lens.constants import RUNNER_CFG_FILENAME
-from simple_parsing import field
 
 from sae_lens_meta.destination import check_writable
 from sae_lens_meta.publishing.card import PAPER, model_card, released_name
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import look_ahead, upload
-from sae_lens_meta.release_files import bundle, check_small
-from sae_lens_meta.releases import (
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.zoo.files import bundle, check_small
+from sae_lens_meta.zoo.releases import (
     LOADER,
     Release,
     ReleasedSAE,
@@ -27,7 +27,6 @@ from sae_lens_meta.releases import (
     load_zoo,
     write_release,
 )
-from sae_lens_meta.saved import SavedSAE
 
 UNKNOWN = "unknown"
 RECORDED = {
@@ -67,9 +66,9 @@ class PublishConfig:
 
     repo: str
     release: str | None = None
-    private: bool = field(default=False, action="store_true")
-    dry_run: bool = field(default=False, action="store_true")
-    bundle: bool = field(default=False, action="store_true")
+    private: bool = False
+    dry_run: bool = False
+    bundle: bool = False
     comparison: Path | None = None
     base_model: str | None = None
     dataset: str | None = None

@@ -8,7 +8,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from sae_lens_meta.publishing.card import released_name
 from sae_lens_meta.publishing.package import CARD, Package
-from sae_lens_meta.releases import ALLOWED_FILES, Release
+from sae_lens_meta.zoo.releases import ALLOWED_FILES, Release
 
 # what may stand beside a release, since it can be neither weights nor their config
 DOCUMENT_SUFFIXES = {

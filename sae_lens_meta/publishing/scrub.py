@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sae_lens_meta.publishing.credentials import (
+from sae_lens_meta.credentials import (
     is_secret,
     known_secrets,
     without_secrets,

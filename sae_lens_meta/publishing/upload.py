@@ -30,7 +30,7 @@ from tenacity import (
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.publishing.package import CARD, Package
 from sae_lens_meta.publishing.repository import Repository, obstacle, stale
-from sae_lens_meta.releases import Release
+from sae_lens_meta.zoo.releases import Release
 
 ATTEMPTS = 4
 ANSWER_S = 30  # seconds to wait for the Hub's first answer

@@ -12,10 +12,10 @@ import psutil
 import torch
 from rich.table import Table
 
-from sae_lens_meta.backend.cuda import CHUNK, tensor_cores
-from sae_lens_meta.config import MetaTrainingSAEConfig
-from sae_lens_meta.recipe import Recipe
-from sae_lens_meta.reproduce.cache import SHARD_TOKENS, SHARDS_MIXED
+from sae_lens_meta.activations.cache import SHARD_TOKENS, SHARDS_MIXED
+from sae_lens_meta.reproduce.recipe import Recipe
+from sae_lens_meta.training.backend.cuda import CHUNK, tensor_cores
+from sae_lens_meta.training.config import MetaTrainingSAEConfig
 
 GB = 1e9
 BYTES = 4  # float32

@@ -8,10 +8,10 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
 
-from sae_lens_meta.evaluation.autointerp.judge import Reply
-from sae_lens_meta.evaluation.autointerp.prompts import Messages
-from sae_lens_meta.evaluation.language_model import SMOLLM2, model_path
-from sae_lens_meta.recipe import HeldOut, Recipe
+from sae_lens_meta.activations.language_model import SMOLLM2, model_path
+from sae_lens_meta.autointerp.judge import Reply
+from sae_lens_meta.autointerp.prompts import Messages
+from sae_lens_meta.reproduce.recipe import HeldOut, Recipe
 
 DOCUMENTS = 12  # kept for each of the two kinds of measurement
 # random latents fire nearly everywhere or nearly nowhere: of many drawn, few can be asked about

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from datasets.exceptions import DatasetsError
 from rich.console import Console
-from simple_parsing import field
 
+from sae_lens_meta.activations.text import PYDOC, load_text, text_identity
 from sae_lens_meta.destination import held
-from sae_lens_meta.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.needs import (
     Machine,
     check_needs,
@@ -25,10 +24,10 @@ from sae_lens_meta.reproduce.needs import (
     needs_table,
     peak_memory_gb,
 )
+from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
-from sae_lens_meta.text import PYDOC, load_text
 
 STATE = "run.json"
 
@@ -54,8 +53,8 @@ class ReproduceConfig:
     """
 
     output: Path | None = None
-    stage: list[str] = field(nargs="*", default_factory=list)
-    rehearse: bool = field(default=False, action="store_true")
+    stage: list[str] = field(default_factory=list)
+    rehearse: bool = False
     dataset: str | None = None
     together: int | None = None
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,6 +107,7 @@ def _run_stages(
     if set(todo) - {"publish"}:
         groups = state.plan.get("groups")
         state.plan["groups"] = _planned(run, cfg.together, groups, set(todo), console)
+        _claim_text(run, state)
         state.save()
     run.groups = state.plan.get("groups", [])
     for stage in todo:
@@ -177,6 +177,20 @@ def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
                 f"{value!r}. Give {same}another --output, or delete it."
             )
     return _State(path, plain, found["plan"], found["stages"])
+
+
+def _claim_text(run: Run, state: "_State") -> None:
+    """
+    Raises:
+        ValueError: if the text holds other documents than when the run began.
+    """
+    now = text_identity(run.recipe.dataset).sha256
+    if state.plan.setdefault("text_sha256", now) != now:
+        raise ValueError(
+            f"{run.recipe.dataset!r} holds other documents than when the run in {run.folder} "
+            "began, so that what was held out may have been trained on. Bring the text back, or "
+            "give another --output."
+        )
 
 
 def _todo(

@@ -13,20 +13,21 @@ from sae_lens import ActivationsStore, MultiSAETrainingRunnerConfig
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import HookedRootModule
 
-from sae_lens_meta.evaluation.language_model import model_metadata, model_path
-from sae_lens_meta.evaluation.measured_on import SourceConfig
-from sae_lens_meta.evaluation.source import without_advice
-from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO, Recipe
-from sae_lens_meta.reproduce.cache import (
+from sae_lens_meta.activations.cache import (
     SHARD_TOKENS,
     SHARDS_MIXED,
     CachedActivations,
     claim_cache,
     fill_cache,
 )
+from sae_lens_meta.activations.language_model import model_metadata, model_path
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import without_advice
+from sae_lens_meta.activations.text import check_left_to_train, load_text, text_identity
+from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
+from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.reproduce.rehearsal import random_model
 from sae_lens_meta.reproduce.training import Store
-from sae_lens_meta.text import check_left_to_train, load_text, text_identity
 
 
 @dataclass
@@ -257,5 +258,6 @@ class Run:
             "held_out": {"documents": documents, "text_seed": self.recipe.text_seed},
             "text_sha256": text_identity(self.recipe.dataset).sha256,
             "data_seed": data_seed,
+            "autocast_lm": self.recipe.training.autocast_lm,
             **({} if self.is_rehearsal else model_metadata(self.recipe.model)),
         }

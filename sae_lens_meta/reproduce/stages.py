@@ -16,13 +16,16 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from safetensors.torch import load_file, save_file
 
-from sae_lens_meta.calibration import calibrate
-from sae_lens_meta.evaluation.autointerp import autointerp
-from sae_lens_meta.evaluation.autointerp.judge import Judge, OpenAIJudge
-from sae_lens_meta.evaluation.compare import add_autointerp, compare
-from sae_lens_meta.evaluation.reconstruction import ReconstructionMeter
+from sae_lens_meta.autointerp import autointerp
+from sae_lens_meta.autointerp.judge import Judge, OpenAIJudge
+from sae_lens_meta.comparison.config import CompareConfig
+from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
+from sae_lens_meta.comparison.run import compare
+from sae_lens_meta.measures.calibration import calibrate
+from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
-from sae_lens_meta.recipe import EQUAL_L2, JOINT, SOLO
+from sae_lens_meta.report import write_report
+from sae_lens_meta.report.scores import add_scores
 from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import (
@@ -30,7 +33,7 @@ from sae_lens_meta.reproduce.training import (
     finished_checkpoints,
     train_together,
 )
-from sae_lens_meta.training_sae import META_FOLDER, MetaTrainingSAE
+from sae_lens_meta.training.joint import META_FOLDER, MetaTrainingSAE
 
 MATRICES = ("W_enc", "W_dec")
 Figures = dict[str, Any]
@@ -180,15 +183,19 @@ def store_matrices(path: Path, dtype: str) -> None:
 
 def compare_all(run: Run) -> Figures:
     """Holds the joint SAEs against the solo ones on text that none has seen."""
-    cfg = replace(
-        run.recipe.comparing,
-        joint=run.paths(JOINT),
-        solo=run.paths(SOLO),
-        solo_equal_l2=run.controls(),
-        output=run.folder / "comparison",
-        overwrite=True,  # the folder is the run's own
+    groups = {
+        SOLO: run.paths(SOLO),
+        EQUAL_L2: run.controls(),
+        JOINT: run.paths(JOINT),
+    }
+    folder = run.folder / "comparison"
+    # the folder is the run's own
+    settings = replace(run.recipe.comparing, output=folder, overwrite=True)
+    cfg = CompareConfig(
+        **vars(settings), groups={name: p for name, p in groups.items() if p}
     )
     found = compare(cfg, run.source_config(), run.model, _without_control(run))
+    write_report(found, folder / "report.html")
     return {"verdict": found.verdict, "warnings": found.warnings}
 
 
@@ -211,7 +218,7 @@ def interpret(run: Run) -> Figures:
     cfg = replace(run.recipe.interpreting, output=run.folder / "autointerp")
     judge = _judge(run)
     found = autointerp(paths, judge, cfg, run.source_config(), run.model)
-    add_autointerp(found, run.folder / "comparison")
+    add_scores(found, run.folder / "comparison")
     return {"judge": found.judge, "n_latents": len(found.saes[0].latents)}
 
 

@@ -1,0 +1,1 @@
+"""What an SAE reads: a language model, a text, and the activations of a hook."""

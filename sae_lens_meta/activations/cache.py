@@ -1,0 +1,207 @@
+"""Activations of one hook on disk: read from a language model once, trained on many times."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import ActivationsStore
+from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sae_lens_meta.activations.stream import stream_activations
+
+SHARD_TOKENS = 131_072
+SHARDS_MIXED = 4  # whose tokens are shuffled together
+INDEX = "cache.json"
+
+
+def fill_cache(
+    folder: Path, store: ActivationsStore, n_tokens: int, made_of: dict[str, Any]
+) -> None:
+    """
+    Writes the activations of the next `n_tokens` tokens of `store`, in bfloat16.
+
+    What is written is whole shards of 131,072 tokens, the last of which may be shorter; a
+    call that was killed goes on after the last one that is complete.
+
+    Args:
+        folder: that receives the shards.
+        store: from the start of its text.
+        n_tokens: to write, as far as the text goes.
+        made_of: what the activations depend on: model, hook, text and the like.
+
+    Raises:
+        ValueError: if the folder holds activations of something else.
+    """
+    claim_cache(folder, made_of)
+    done = _shards(folder)
+    if done and _n_tokens(done[-1]) < SHARD_TOKENS:
+        done.pop().unlink()
+    n_done = len(done) * SHARD_TOKENS
+    # the model is run again for a batch of which only the first tokens were written
+    n_read = store.store_batch_size_prompts * store.context_size
+    n_skipped = n_done // n_read * n_read
+    gathered: list[torch.Tensor] = []
+    n_gathered, shard = 0, len(done)
+    for batch in stream_activations(store, n_tokens, n_skipped):
+        rows = batch.activations.flatten(0, 1).to("cpu", torch.bfloat16)
+        gathered.append(rows[max(0, n_done - n_skipped) :])
+        n_skipped = n_done
+        n_gathered += len(gathered[-1])
+        while n_gathered >= SHARD_TOKENS:
+            rows = torch.cat(gathered)
+            _write(folder / f"{shard:05d}.safetensors", rows[:SHARD_TOKENS])
+            gathered, shard = [rows[SHARD_TOKENS:].clone()], shard + 1
+            n_gathered = len(gathered[0])
+    if n_gathered:
+        _write(folder / f"{shard:05d}.safetensors", torch.cat(gathered))
+
+
+class CachedActivations:
+    """
+    The activations in a folder, shuffled, in the place of SAELens's ActivationsStore.
+
+    Four shards are shuffled at a time, shards and tokens in an order that depends on `seed`
+    alone, so that a training which is resumed reads what it would have read.
+
+    Args:
+        folder: that `fill_cache` has written.
+        hook: whose activations they are.
+        batch_size: tokens of a batch.
+        seed: of the order.
+
+    Attributes:
+        n_tokens: there are.
+        n_in_batches: of them, those that fill batches.
+        n_served: tokens of the batches given out.
+
+    Raises:
+        FileNotFoundError: if the folder has no activations.
+    """
+
+    def __init__(self, folder: Path, hook: str, batch_size: int, seed: int):
+        self.hook, self.batch_size, self.seed = hook, batch_size, seed
+        self.shards = _shards(folder)
+        if not self.shards:
+            raise FileNotFoundError(f"There are no cached activations at {folder}.")
+        self.n_tokens = sum(map(_n_tokens, self.shards))
+        self.n_in_batches = sum(map(self._n_whole, self._groups()))
+        self.n_served = 0
+
+    def get_multi_hook_data_loader(self) -> Iterator[dict[str, torch.Tensor]]:
+        """
+        Batches `[batch_size, d_in]`, float32, by hook, from the place that was loaded.
+
+        The tokens of four shards that fill no batch go into no batch.
+
+        Raises:
+            ValueError: when all are served, which a check before training should have said.
+        """
+        n_passed = 0
+        for group in self._groups():
+            n_whole = self._n_whole(group)
+            if self.n_served < n_passed + n_whole:
+                rows = _read(group)
+                seed = self.seed * len(self.shards) + n_passed
+                order = torch.randperm(len(rows), generator=_generator(seed))
+                for start in range(self.n_served - n_passed, n_whole, self.batch_size):
+                    self.n_served += self.batch_size
+                    chosen = order[start : start + self.batch_size]
+                    yield {self.hook: rows[chosen].float()}
+                del rows  # before the next are read
+            n_passed += n_whole
+        raise ValueError(
+            f"All {self.n_in_batches:,} cached tokens that fill batches are used up."
+        )
+
+    def _groups(self) -> Iterator[list[Path]]:
+        order = torch.randperm(len(self.shards), generator=_generator(self.seed))
+        for chosen in order.split(SHARDS_MIXED):
+            yield [self.shards[i] for i in chosen.tolist()]
+
+    def _n_whole(self, group: list[Path]) -> int:
+        return sum(map(_n_tokens, group)) // self.batch_size * self.batch_size
+
+    def save_to_checkpoint(self, checkpoint_path: Path) -> None:
+        """Records the order and the place in it where SAELens's store records its own."""
+        place = {
+            "n_served": torch.tensor(self.n_served),
+            "seed": torch.tensor(self.seed),
+        }
+        save_file(place, checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME)
+
+    def load_from_checkpoint(self, checkpoint_path: Path) -> None:
+        """
+        Goes to the place that `save_to_checkpoint` recorded.
+
+        Raises:
+            ValueError: if it is a place in another order.
+        """
+        place = load_file(checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME)
+        seed = int(place.get("seed", 0))  # earlier versions had one order for all
+        if seed != self.seed:
+            raise ValueError(
+                f"The training in {checkpoint_path.parent} reads activations in the order of seed "
+                f"{seed}, this run in that of seed {self.seed}. Delete the folder of its "
+                "checkpoints to begin again."
+            )
+        self.n_served = int(place["n_served"])
+
+
+def claim_cache(folder: Path, made_of: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: if the folder holds activations of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / INDEX
+    if not index.is_file():
+        unfinished = index.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(made_of))
+        unfinished.rename(index)  # whoever reads it reads it whole
+        return
+    found = json.loads(index.read_text())
+    if found != made_of:
+        differ = [key for key in found | made_of if found.get(key) != made_of.get(key)]
+        raise ValueError(
+            f"{folder} holds activations of something else: {_told(found, differ)}. This run "
+            f"needs {_told(made_of, differ)}. Delete it or give another output."
+        )
+
+
+def _told(made_of: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key} {made_of.get(key, 'not recorded')}" for key in keys)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def _n_tokens(shard: Path) -> int:
+    with safe_open(shard, framework="pt") as file:
+        return file.get_slice("activations").get_shape()[0]
+
+
+def _read(shards: list[Path]) -> torch.Tensor:
+    """Their rows `[tokens, d_in]`, of which there are never two copies."""
+    first = load_file(shards[0])["activations"]
+    rows = first.new_empty(sum(map(_n_tokens, shards)), first.shape[1])
+    start = 0
+    for path in shards:
+        part = load_file(path)["activations"]
+        rows[start : start + len(part)] = part
+        start += len(part)
+    return rows
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _write(path: Path, rows: torch.Tensor) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    save_file({"activations": rows.contiguous()}, unfinished)
+    unfinished.rename(path)

@@ -1,0 +1,122 @@
+"""The language model that an SAE records, or the one that is given in its place."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sae_lens.load_model import load_model
+from transformer_lens.HookedTransformer import HookedRootModule
+
+from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.hooks import name_in
+from sae_lens_meta.saved import Reading
+
+SMOLLM2 = "smollm2"
+SMOLLM2_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def model_path(model: str) -> str:
+    """What SAELens loads `model` from; a GGUF file is converted once and kept in the cache."""
+    if model != SMOLLM2 and not model.endswith(".gguf"):
+        return model
+    gguf = smollm2_gguf() if model == SMOLLM2 else Path(model)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return str(convert_gguf(gguf, cache / "sae_lens_meta"))
+
+
+def model_metadata(model: str) -> dict[str, str]:
+    """What an SAE records of a model that is converted from a file, beside its local path."""
+    if model == SMOLLM2:
+        return {
+            "model_file": smollm2_gguf().name,
+            "model_on_the_hub": SMOLLM2_ON_THE_HUB,
+        }
+    return {"model_file": Path(model).name} if model.endswith(".gguf") else {}
+
+
+def load_language_model(
+    reading: Reading, device: str
+) -> tuple[HookedRootModule, Reading, list[str]]:
+    """
+    The model of a complete reading.
+
+    Returns:
+        It; the reading, with the name that it was loaded by; and what it was loaded in the
+        place of, in words.
+
+    Raises:
+        ValueError: if its path does not exist here, and no name on the Hub is recorded.
+    """
+    name, replaced = found_model(reading)
+    model = load_model(
+        str(reading.model_class),
+        model_path(name),
+        device=device,
+        # for instance its dtype, which the activations depend on
+        model_from_pretrained_kwargs=reading.model_kwargs,
+    )
+    return model, replace(reading, model=name), replaced
+
+
+def fitted(reading: Reading, model: HookedRootModule) -> Reading:
+    """
+    The reading, its hook by the name that `model` has for it.
+
+    Raises:
+        ValueError: if the contexts are longer than the model's.
+    """
+    longest = longest_context(model)
+    if longest is not None and int(reading.context_size or 0) > longest:
+        raise ValueError(
+            f"{reading.model!r} has contexts of {longest} tokens at most, and not of "
+            f"{reading.context_size}. Give --context_size {longest} or less."
+        )
+    hook = name_in(str(reading.hook), model.hook_dict)
+    return replace(reading, hook=hook or reading.hook)
+
+
+def found_model(reading: Reading) -> tuple[str, list[str]]:
+    """The name to load the recorded model by, and what is said of it."""
+    name = str(reading.model)
+    is_here = Path(name).expanduser().exists()
+    if (
+        reading.model_file is not None
+        and not is_here
+        and _is_installed(reading.model_file)
+    ):
+        return SMOLLM2, []
+    if name.startswith(("/", "~", ".")) and not is_here:
+        if reading.model_on_the_hub is None:
+            raise ValueError(
+                f"The SAE was trained on the model at {name}, which is not there. Give --model."
+            )
+        name = reading.model_on_the_hub
+        return name, [f"{name} of the Hub in the place of the recorded {reading.model}"]
+    if reading.model_file is not None and not is_here:
+        return name, [f"{name} in the place of the recorded file {reading.model_file}"]
+    return name, []
+
+
+def _is_installed(model_file: str) -> bool:
+    try:
+        return smollm2_gguf().name == model_file
+    except FileNotFoundError:
+        return False
+
+
+def longest_context(model: Any) -> int | None:
+    """Tokens that the model takes at most, where its config says so."""
+    inner = getattr(model, "model", None)
+    for config in (getattr(model, "cfg", None), getattr(inner, "config", None)):
+        for name in ("n_ctx", "max_position_embeddings"):
+            if isinstance(found := getattr(config, name, None), int):
+                return found
+    return None
+
+
+def is_same_model(given: str, recorded: Reading) -> bool:
+    """Whether `given` names the model that is recorded, in other words."""
+    if given == SMOLLM2 and recorded.model_file is not None:
+        return _is_installed(recorded.model_file)
+    return recorded.model is not None and model_path(given) == recorded.model

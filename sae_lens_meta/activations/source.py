@@ -1,0 +1,164 @@
+"""Where activations to measure come from: a language model's hook, and text."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from sae_lens import ActivationsStore
+from sae_lens.util import get_special_token_ids
+from transformer_lens.HookedTransformer import HookedRootModule
+
+from sae_lens_meta.activations.language_model import fitted, load_language_model
+from sae_lens_meta.activations.measured_on import (
+    MeasuredOn,
+    SourceConfig,
+    completed,
+    described,
+    documents_of,
+    in_place_of,
+    repeated_documents,
+)
+from sae_lens_meta.activations.stream import ActivationBatch, stream_activations
+from sae_lens_meta.activations.text import load_text
+from sae_lens_meta.saved import Reading, SavedSAE, check_device
+from sae_lens_meta.training.checks import hook_width
+
+CONTEXTS_PER_BATCH = 8
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without SAELens's warnings about the length of a training and the speed of its tokenizer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The training dataset contains fewer")
+        warnings.filterwarnings("ignore", "Dataset is not tokenized")
+        yield
+
+
+@dataclass
+class ActivationSource:
+    """
+    A loaded model and text, to read the activations of one hook from.
+
+    Attributes:
+        model: the language model.
+        text: documents.
+        reading: how, completely; `hook` by its name in `model`.
+        d_in: width of the activations.
+        device: of the activations.
+    """
+
+    model: HookedRootModule
+    text: Dataset | IterableDataset
+    reading: Reading
+    d_in: int
+    device: str
+
+    def store(self, n_tokens: int) -> ActivationsStore:
+        """SAELens's store of the hook's activations, from the start of the text."""
+        reading: Any = self.reading
+        with without_advice():
+            return ActivationsStore(
+                model=self.model,
+                dataset=self.text,
+                streaming=True,
+                hook_name=reading.hook,
+                hook_head_index=reading.head,
+                context_size=reading.context_size,
+                d_in=self.d_in,
+                n_batches_in_buffer=CONTEXTS_PER_BATCH,
+                total_training_tokens=n_tokens,
+                store_batch_size_prompts=CONTEXTS_PER_BATCH,
+                train_batch_size_tokens=CONTEXTS_PER_BATCH * reading.context_size,
+                prepend_bos=reading.prepend_bos,
+                normalize_activations="none",  # which is the SAE's own affair
+                device=torch.device(self.device),
+                dtype="float32",
+                seqpos_slice=reading.seqpos_slice,
+                exclude_special_tokens=self._special_tokens(),
+                disable_concat_sequences=not reading.concatenate,
+                sequence_separator_token=None
+                if reading.separator == "none"
+                else reading.separator,
+                use_chat_formatting=reading.chat,
+                autocast_lm=reading.autocast_lm,
+            )
+
+    def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
+        """One pass over at most `n_tokens` tokens; see `stream_activations`."""
+        return stream_activations(self.store(n_tokens), n_tokens, n_skipped)
+
+    def _special_tokens(self) -> torch.Tensor | None:
+        """Ids that are left out, or None."""
+        excluded = self.reading.exclude_special_tokens
+        if not excluded:
+            return None
+        tokenizer: Any = self.model.tokenizer
+        ids = get_special_token_ids(tokenizer) if excluded is True else list(excluded)
+        return torch.tensor(ids, dtype=torch.long)
+
+
+def load_source(
+    cfg: SourceConfig,
+    saes: Sequence[SavedSAE],
+    to_calibrate: bool = False,
+    model: HookedRootModule | None = None,
+) -> tuple[ActivationSource, MeasuredOn]:
+    """
+    Loads the model and text that `saes` record and `cfg` names.
+
+    Args:
+        cfg: what is to be read, and what goes before the record.
+        saes: that read the same activations (`check_comparable`).
+        to_calibrate: whether thresholds are to be taken, which then have text of their own.
+        model: the language model, where it is loaded already.
+
+    Raises:
+        ValueError: if what is needed is neither given nor recorded, the hook is of another
+            width, the contexts are longer than the model's, or the text is too short.
+        FileNotFoundError: if a path does not exist.
+    """
+    check_device(cfg.device)
+    reading, options, assumed = completed(cfg, saes[0].reading)
+    documents = documents_of(cfg, saes, to_calibrate)
+    _, text = load_text(cfg.dataset, documents.number, documents.seed, documents.first)
+    replaced: list[str] = []
+    if model is None:
+        model, reading, replaced = load_language_model(reading, cfg.device)
+    reading = fitted(reading, model)
+    width = hook_width(model, str(reading.hook), reading.head)
+    if width != saes[0].d_in:
+        raise ValueError(
+            f"The SAE has d_in={saes[0].d_in}, but {reading.hook!r} of {reading.model!r} is "
+            f"{width} wide. Give the model that the SAE was trained on."
+        )
+    measured_on = described(cfg, reading, documents, saes)
+    measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
+    measured_on.options, measured_on.assumed = options, assumed
+    measured_on.warnings += repeated_documents(cfg.dataset, documents, saes)
+    return ActivationSource(model, text, reading, width, cfg.device), measured_on
+
+
+def regroup(
+    batches: Iterator[ActivationBatch], n_tokens: int
+) -> Iterator[torch.Tensor]:
+    """
+    Activations `[n_tokens, d_in]` of several batches at a time.
+
+    BatchTopK selects over thousands of tokens in training; a rest too short to compare
+    with them, below half of `n_tokens`, is dropped unless it is all there is.
+    """
+    gathered: list[torch.Tensor] = []
+    n_gathered, is_first = 0, True
+    for batch in batches:
+        gathered.append(batch.rows)
+        n_gathered += len(gathered[-1])
+        if n_gathered >= n_tokens:
+            yield torch.cat(gathered)
+            gathered, n_gathered, is_first = [], 0, False
+    if gathered and (is_first or 2 * n_gathered >= n_tokens):
+        yield torch.cat(gathered)

@@ -1,0 +1,81 @@
+"""The command line: one file for each command, imported when it is called."""
+
+import ast
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+
+from sae_lens_meta.interruption import Interrupted
+
+COMMANDS = (
+    "demo",
+    "train",
+    "calibrate",
+    "evaluate",
+    "compare",
+    "autointerp",
+    "publish",
+    "reproduce",
+    "list",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `sae-lens-meta`; a wrong value ends it with a line, not a trace."""
+    args = [_underscored(arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    if not args or args[0] in ("-h", "--help"):
+        print(_usage())  # noqa: T201
+        return
+    if args[0] not in COMMANDS:
+        near = get_close_matches(args[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        print(_usage(), file=sys.stderr)  # noqa: T201
+        raise SystemExit(f"sae-lens-meta: there is no command {args[0]!r}.{hint}")
+    command = import_module(f"sae_lens_meta.cli.{args[0]}")
+    try:
+        command.run(args[1:])
+    except Exception as error:
+        if not _is_said(error):
+            raise
+        raise SystemExit(f"sae-lens-meta: {error}") from error
+    except KeyboardInterrupt as error:
+        raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether its message is what a user needs; else it is a fault of ours, and its trace is."""
+    is_of_datasets = type(error).__module__.startswith("datasets.")
+    return is_of_datasets or isinstance(
+        error, (ValueError, OSError, ArgumentError, Interrupted)
+    )
+
+
+def _underscored(arg: str) -> str:
+    """SAELens's options have underscores; the Hub's own, dashes: both are understood."""
+    name, equals, value = arg.partition("=")
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return name + equals + value
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {_summary(name)}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: sae-lens-meta COMMAND ...",
+            "",
+            "MetaSAEs for SAELens. `sae-lens-meta COMMAND --help` has a command's options.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _summary(name: str) -> str:
+    """The first line of what its file says, read without importing it."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]

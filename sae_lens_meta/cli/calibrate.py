@@ -1,0 +1,60 @@
+"""Gives a saved JumpReLU SAE one threshold per latent and writes it back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import load_source, regroup
+from sae_lens_meta.cli.options import parse
+from sae_lens_meta.cli.said import say
+from sae_lens_meta.destination import check_writable
+from sae_lens_meta.measures.calibration import Rule, calibrate, selected_per_token
+from sae_lens_meta.saved import SavedSAE
+
+
+@dataclass
+class Calibrate:
+    """
+    Gives a saved JumpReLU SAE one threshold per latent and writes it back.
+
+    Args:
+        path (Path): Folder of the saved SAE.
+        rule (str): How thresholds are taken: at BatchTopK's own rate, or where as many are missed
+            as are added.
+        batch (int): Tokens that BatchTopK selects over.
+        k (float | None): Latents a token, where the SAE does not record it.
+    """
+
+    path: Positional[Path]
+    rule: Rule = "rate"
+    batch: int = 4096
+    k: float | None = None
+    source: SourceConfig = field(default_factory=SourceConfig)
+
+
+def run(args: list[str]) -> None:
+    """Calibrates one SAE and prints the report."""
+    cfg = parse(Calibrate, "calibrate", args)
+    saved = SavedSAE.read(cfg.path)
+    check_writable(cfg.path)
+    sae = saved.load(cfg.source.device)
+    selected_per_token(sae, cfg.k)  # or an error before anything is read
+    activations, measured_on = load_source(cfg.source, [saved], to_calibrate=True)
+    batches = regroup(activations.stream(cfg.source.tokens), cfg.batch)
+    report = calibrate(sae, batches, cfg.k, cfg.rule, measured_on.text)
+    sae.save_model(cfg.path)
+    console = Console()
+    say(measured_on.notes, measured_on.warnings, console)
+    for name, value in vars(report).items():
+        console.print(f"{name:>14}  {value}")
+    if (cfg.path / "evaluation.json").exists():
+        say(
+            [],
+            [
+                f"{cfg.path / 'evaluation.json'} is of the thresholds before. Evaluate again."
+            ],
+            console,
+        )

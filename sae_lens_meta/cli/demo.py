@@ -1,0 +1,398 @@
+"""The main job: a joint and a solo SAE side by side, measured, saved and looked at."""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sae_lens import (
+    SAE,
+    ActivationsStore,
+    LoggingConfig,
+    MultiSAETrainingRunnerConfig,
+)
+from sae_lens.load_model import load_model
+from transformer_lens.HookedTransformer import HookedRootModule
+
+from sae_lens_meta.activations.language_model import (
+    SMOLLM2,
+    model_metadata,
+    model_path,
+)
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.source import (
+    ActivationSource,
+    load_source,
+    without_advice,
+)
+from sae_lens_meta.activations.text import (
+    PYDOC,
+    check_left_to_train,
+    load_text,
+    text_identity,
+)
+from sae_lens_meta.cli.options import parse
+from sae_lens_meta.cli.said import say
+from sae_lens_meta.destination import held
+from sae_lens_meta.measures.evaluate import model_cost
+from sae_lens_meta.measures.figures import model_tokens
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.reconstruction import (
+    Reconstruction,
+    ReconstructionMeter,
+)
+from sae_lens_meta.measures.top_contexts import TopContexts
+from sae_lens_meta.reproduce.training import train_together
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.training.checks import hook_width
+from sae_lens_meta.training.config import MetaTrainingSAEConfig
+
+RECORD = "demo.json"
+JOINT, SOLO = "joint", "solo"
+CHECKPOINTS = "checkpoints"
+MAX_CE_TOKENS = 2048
+
+
+@dataclass
+class DemoConfig:
+    """
+    Settings of the side-by-side run.
+
+    The cycle and `meta_lr` are not the paper's, with which the meta SAE is slow
+    beside its primary: docs/training.md.
+
+    Args:
+        model (str): `smollm2`, the path of a GGUF file, or a model that SAELens loads.
+        model_class (str): AutoModelForCausalLM or HookedTransformer.
+        hook (str): Hook whose activations are trained on.
+        dataset (str): `pydoc`, the path of a file or folder, or a dataset on the Hub.
+        tokens (int): Training tokens.
+        held_out_documents (int): Documents kept for measuring.
+        eval_tokens (int): Tokens of them that every measure reads, as far as they go.
+        output (Path): Folder that receives joint/, joint/meta/ and solo/; it holds one run, which
+            the same call goes on with where it was stopped.
+        context_size (int): Tokens of one context of the language model.
+        d_sae (int): Number of latents.
+        k (float): Average number of active latents per token.
+        batch_size (int): Tokens per step.
+        lr (float): Learning rate of the primary SAEs.
+        decomposability_coefficient (float): lambda_2 of the joint SAE.
+        decomposability_bandwidth (float): sigma^2 of the joint SAE.
+        primary_steps_per_cycle (int): Primary steps in one cycle of the joint SAE.
+        meta_steps_per_cycle (int): Meta steps in one cycle of the joint SAE.
+        meta_lr (float): Learning rate of the meta SAE.
+        device (str): Device of the model and the SAEs.
+        seed (int): Seed of the initial weights and of the order of activations.
+        text_seed (int): Seed of the order of documents: which are held out, and the order of
+            the others.
+    """
+
+    model: str = SMOLLM2
+    model_class: str = "AutoModelForCausalLM"
+    hook: str = "model.layers.11"
+    dataset: str = PYDOC
+    tokens: int = 200_000
+    held_out_documents: int = 12
+    eval_tokens: int = 20_000
+    output: Path = Path("demo_out")
+    context_size: int = 128
+    d_sae: int = 1536
+    k: float = 32
+    batch_size: int = 1024
+    lr: float = 1e-3
+    decomposability_coefficient: float = 0.3
+    decomposability_bandwidth: float = 1.0
+    primary_steps_per_cycle: int = 5
+    meta_steps_per_cycle: int = 5
+    meta_lr: float = 3e-3
+    device: str = "cpu"
+    seed: int = 42
+    text_seed: int = 42
+
+
+@dataclass
+class DemoRow:
+    """Figures of one SAE in the demo's table."""
+
+    reconstruction: Reconstruction
+    ce_loss_recovered: float
+    n_ce_tokens: int
+    meta_explained_variance: float
+    weights_sha256: str
+
+
+def run(args: list[str]) -> None:
+    """Runs the demo with its options."""
+    run_demo(parse(DemoConfig, "demo", args), Console())
+
+
+def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
+    """
+    Trains a joint and a solo SAE side by side, measures, saves and shows them.
+
+    A call that was stopped is gone on from by the same call, with the weights, the optimizers and
+    the place in the text of its last checkpoint; what was being mixed is read no more. One that
+    was finished shows its figures again.
+
+    Raises:
+        ValueError: if the folder holds anything else, another run is writing to it, the text or
+            the hook cannot be used, or no documents are left to train on.
+        OSError: if nothing can be written to the folder, or a path does not exist.
+        Interrupted: if a signal stopped the training.
+    """
+    with held(cfg.output):
+        settings = _settings(cfg)
+        rows = _claimed(cfg.output, settings)
+        if not rows:
+            rows = _run(cfg, settings, console)
+        else:
+            console.print(f"{cfg.output} holds this run, which is finished:")
+            console.print(_table(rows))
+            say([], _changed_since(cfg.output, rows), console)
+        console.print(
+            f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
+        )
+    return rows
+
+
+def _run(
+    cfg: DemoConfig, settings: dict[str, Any], console: Console
+) -> dict[str, DemoRow]:
+    training_text, _ = load_text(cfg.dataset, cfg.held_out_documents, cfg.text_seed)
+    check_left_to_train(training_text, cfg.dataset, cfg.held_out_documents)
+    path = model_path(cfg.model)
+    console.print(f"Model: {path}")
+    model = load_model(cfg.model_class, path, device=cfg.device)
+    configs = _sae_configs(cfg, hook_width(model, cfg.hook))
+    _record(cfg.output, settings, {})
+    metadata = {
+        "held_out": {"documents": cfg.held_out_documents, "text_seed": cfg.text_seed},
+        "text_sha256": settings["text_sha256"],
+        "data_seed": cfg.seed,
+        **model_metadata(cfg.model),
+    }
+    train_side_by_side(cfg, path, model, training_text, configs, metadata)
+
+    saved = {name: SavedSAE.read(cfg.output / name) for name in configs}
+    saes = {name: one.load(cfg.device) for name, one in saved.items()}
+    contexts = TopContexts(saes[JOINT], _some_latents(cfg))
+    source, measured_on = load_source(
+        _source_config(cfg), list(saved.values()), model=model
+    )
+    say(measured_on.notes, measured_on.warnings, console)
+    rows = measure(cfg, saes, source, contexts)
+    console.print(_table(rows))
+    show_latents(contexts, model.tokenizer, console)
+    _record(cfg.output, settings, rows)
+    shutil.rmtree(cfg.output / CHECKPOINTS)
+    return rows
+
+
+def train_side_by_side(
+    cfg: DemoConfig,
+    model_path: str,
+    model: HookedRootModule,
+    text: Dataset | IterableDataset,
+    saes: dict[str, MetaTrainingSAEConfig],
+    metadata: dict[str, Any],
+) -> None:
+    """Trains all `saes` on the same activations in one pass and saves them for inference."""
+    runner = MultiSAETrainingRunnerConfig(
+        saes=saes,
+        hook_names=cfg.hook,
+        model_name=model_path,
+        model_class_name=cfg.model_class,
+        dataset_path=cfg.dataset,
+        context_size=cfg.context_size,
+        training_tokens=cfg.tokens,
+        train_batch_size_tokens=cfg.batch_size,
+        store_batch_size_prompts=16,
+        n_batches_in_buffer=128,
+        lr=cfg.lr,
+        adam_beta2=0.99,
+        dead_feature_window=50,
+        device=cfg.device,
+        n_checkpoints=9,
+        checkpoint_path=None,
+        output_path=None,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    with without_advice():
+        store = ActivationsStore.from_config_multi_hook(
+            model,
+            dataset=text,
+            hook_names=[cfg.hook],
+            hook_d_ins={cfg.hook: saes[JOINT].d_in},
+            context_size=runner.context_size,
+            n_batches_in_buffer=runner.n_batches_in_buffer,
+            store_batch_size_prompts=runner.store_batch_size_prompts,
+            train_batch_size_tokens=runner.train_batch_size_tokens,
+            total_training_tokens=runner.training_tokens,
+            device=cfg.device,
+        )
+    torch.manual_seed(cfg.seed)  # orders the activations
+    train_together(runner, store, cfg.output / CHECKPOINTS, cfg.output, metadata)
+
+
+def measure(
+    cfg: DemoConfig,
+    saes: dict[str, SAE[Any]],
+    source: ActivationSource,
+    contexts: TopContexts,
+) -> dict[str, DemoRow]:
+    """Figures of each SAE on `source`, read once, and of its decoder; fills `contexts`."""
+    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
+    for batch in source.stream(cfg.eval_tokens):
+        for meter in meters.values():
+            meter.update(batch.rows)
+        contexts.update(batch)
+    rows = {}
+    for name, sae in saes.items():
+        reconstruction = meters[name].result()
+        # SAELens would begin the text again where it ends
+        cost = model_cost(sae, source, min(MAX_CE_TOKENS, reconstruction.n_tokens))
+        explained = _meta_explained_variance(sae)
+        sha256 = SavedSAE.read(cfg.output / name).weights_sha256
+        rows[name] = DemoRow(
+            reconstruction, cost.ce_loss_recovered, cost.n_tokens, explained, sha256
+        )
+    return rows
+
+
+def show_latents(
+    contexts: TopContexts, tokenizer: Any, console: Console, n_latents: int = 5
+) -> None:
+    """Prints the tokens that activate some latents most, the peak itself highlighted."""
+    firing = [i for i, peaks in contexts.peaks.items() if len(peaks) == contexts.n_top]
+    for latent in firing[:n_latents]:
+        console.print(f"\n[bold]Latent {latent} of the joint SAE[/bold]")
+        for peak in contexts.peaks[latent]:
+            before = repr(tokenizer.decode(peak.tokens[: peak.place]))[1:-1]
+            token = repr(tokenizer.decode(peak.tokens[peak.place]))[1:-1]
+            console.print(
+                Text(f"  {peak.activation:6.2f}  {before}").append(token, "reverse")
+            )
+
+
+def _settings(cfg: DemoConfig) -> dict[str, Any]:
+    """Everything that the figures depend on, the text by what it holds."""
+    settings = {k: v for k, v in asdict(cfg).items() if k != "output"}
+    return settings | {"text_sha256": text_identity(cfg.dataset).sha256}
+
+
+def _source_config(cfg: DemoConfig) -> SourceConfig:
+    """The documents that were held out; the SAEs record the rest."""
+    return SourceConfig(
+        dataset=cfg.dataset,
+        held_out_documents=cfg.held_out_documents,
+        first_document=0,
+        text_seed=cfg.text_seed,
+        tokens=cfg.eval_tokens,
+        device=cfg.device,
+    )
+
+
+def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, DemoRow]:
+    """
+    The figures of the finished run with `settings` in `folder`; empty if it is not finished.
+
+    Raises:
+        ValueError: if the folder holds SAEs of anything else.
+    """
+    if not (folder / RECORD).is_file():
+        for name in (JOINT, SOLO, CHECKPOINTS):
+            if (folder / name).exists():
+                raise ValueError(
+                    f"{folder / name} exists, and {folder} has no {RECORD}: it is of another "
+                    "run. Give another --output, or delete it."
+                )
+        return {}
+    found = json.loads((folder / RECORD).read_text())
+    for key, value in settings.items():
+        if found["settings"].get(key) != value:
+            raise ValueError(
+                f"{folder} holds a run with {key} {found['settings'].get(key)!r}; this one has "
+                f"{value!r}. Give another --output, or delete it."
+            )
+    return TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
+
+
+def _changed_since(folder: Path, rows: dict[str, DemoRow]) -> list[str]:
+    """A sentence for each SAE whose weights are not those that its figures are of."""
+    return [
+        f"The weights in {folder / name} were changed since, for instance calibrated: these "
+        "figures are not theirs. `sae-lens-meta evaluate` takes new ones."
+        for name, row in rows.items()
+        if SavedSAE.read(folder / name).weights_sha256 != row.weights_sha256
+    ]
+
+
+def _record(
+    folder: Path, settings: dict[str, Any], figures: dict[str, DemoRow]
+) -> None:
+    plain = {name: asdict(row) for name, row in figures.items()}
+    part = folder / f"{RECORD}.part"
+    part.write_text(json.dumps({"settings": settings, "figures": plain}, indent=1))
+    part.replace(folder / RECORD)
+
+
+def _meta_explained_variance(sae: SAE[Any]) -> float:
+    trained_with = sae.cfg.metadata.training_architecture_details
+    return meta_explained_variance(
+        sae.W_dec, trained_with["meta_d_sae"], trained_with["meta_k"]
+    )
+
+
+def _some_latents(cfg: DemoConfig) -> list[int]:
+    generator = torch.Generator().manual_seed(cfg.seed)
+    return torch.randperm(cfg.d_sae, generator=generator)[:100].tolist()
+
+
+def _sae_configs(cfg: DemoConfig, d_in: int) -> dict[str, MetaTrainingSAEConfig]:
+    joint = MetaTrainingSAEConfig(
+        d_in=d_in,
+        d_sae=cfg.d_sae,
+        k=cfg.k,
+        device=cfg.device,
+        decomposability_coefficient=cfg.decomposability_coefficient,
+        decomposability_bandwidth=cfg.decomposability_bandwidth,
+        primary_steps_per_cycle=cfg.primary_steps_per_cycle,
+        meta_steps_per_cycle=cfg.meta_steps_per_cycle,
+        meta_lr=cfg.meta_lr,
+        init_seed=cfg.seed,
+    )
+    return {JOINT: joint, SOLO: replace(joint, decomposability_coefficient=0)}
+
+
+def _table(rows: dict[str, DemoRow]) -> Table:
+    n_tokens = next(iter(rows.values())).reconstruction.n_tokens
+    n_ce_tokens = next(iter(rows.values())).n_ce_tokens
+    table = Table(
+        caption=model_tokens(n_ce_tokens),
+        title=f"Joint and solo SAE on {n_tokens:,} held-out tokens",
+    )
+    table.add_column("")
+    for name in rows:
+        table.add_column(name, justify="right")
+    lines = {
+        "normalised L2": lambda row: f"{row.reconstruction.normalized_l2:.4f}",
+        "explained variance": lambda row: (
+            f"{row.reconstruction.explained_variance:.4f}"
+        ),
+        "L0": lambda row: f"{row.reconstruction.l0:.1f}",
+        "latents that never fire": lambda row: str(row.reconstruction.n_silent),
+        "CE loss recovered": lambda row: f"{row.ce_loss_recovered:.4f}",
+        "decoder variance a fresh meta SAE explains": lambda row: (
+            f"{row.meta_explained_variance:.4f}"
+        ),
+    }
+    for label, show in lines.items():
+        table.add_row(label, *(show(row) for row in rows.values()))
+    return table

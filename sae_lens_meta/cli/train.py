@@ -1,0 +1,44 @@
+"""SAELens's own training command line, `meta` being its default architecture."""
+
+from pathlib import Path
+
+from sae_lens import LanguageModelSAETrainingRunner
+from sae_lens.constants import SAE_WEIGHTS_FILENAME
+from sae_lens.llm_sae_training_runner import _parse_cfg_args
+
+from sae_lens_meta.activations.text import read_documents, text_identity
+from sae_lens_meta.destination import check_new, check_writable
+from sae_lens_meta.training.checks import (
+    check_dataset,
+    check_hook,
+    warn_of_slow_meta_sae,
+)
+from sae_lens_meta.training.resume import check_resume
+
+
+def run(args: list[str]) -> None:
+    """Trains an SAE with SAELens's options; its own parser reads them."""
+    if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
+        args = ["--architecture", "meta", *(args or ["--help"])]
+    overwrite = "--overwrite" in args
+    cfg = _parse_cfg_args([arg for arg in args if arg != "--overwrite"])
+    check_resume(cfg)
+    if cfg.output_path:
+        check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
+    if cfg.checkpoint_path:
+        check_writable(Path(cfg.checkpoint_path))
+    warn_of_slow_meta_sae(cfg)
+    text = None
+    if not cfg.use_cached_activations:
+        if Path(cfg.dataset_path).expanduser().is_file():
+            # which SAELens would look for on the Hub
+            text = read_documents(cfg.dataset_path)
+        else:
+            check_dataset(cfg.dataset_path, cfg.streaming)
+        # which SAELens's runner does not record
+        cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
+        cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
+    cfg.sae.metadata.autocast_lm = cfg.autocast_lm
+    runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
+    check_hook(runner.model, cfg)
+    runner.run()

@@ -1,0 +1,1 @@
+"""Groups of SAEs held against each other on the same tokens."""

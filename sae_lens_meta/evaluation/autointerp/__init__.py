@@ -1,9 +1,0 @@
-"""Automated interpretability: a judge model explains latents and is tested on its explanations."""
-
-from sae_lens_meta.evaluation.autointerp.autointerp import (
-    AutointerpConfig,
-    autointerp,
-    check_number,
-)
-
-__all__ = ["AutointerpConfig", "autointerp", "check_number"]

@@ -1,5 +1,0 @@
-"""One HTML file that shows a comparison."""
-
-from sae_lens_meta.evaluation.report.report import write_report
-
-__all__ = ["write_report"]

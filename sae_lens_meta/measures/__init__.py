@@ -1,0 +1,1 @@
+"""One figure a file, and the registry of figures."""

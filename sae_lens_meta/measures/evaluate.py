@@ -1,0 +1,283 @@
+"""All measures of one SAE, from one pass over held-out text."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from sae_lens import SAE, __version__
+from sae_lens.evals import get_recons_loss
+from sae_lens.training.activation_scaler import ActivationScaler
+from tqdm.auto import trange
+
+from sae_lens_meta.activations.measured_on import MeasuredOn
+from sae_lens_meta.activations.source import ActivationSource
+from sae_lens_meta.activations.stream import flat_heads, kept
+from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
+from sae_lens_meta.measures.geometry import Geometry, decoder_geometry
+from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.phi import PhiSummary, summarize_phi
+from sae_lens_meta.measures.reconstruction import (
+    Reconstruction,
+    ReconstructionMeter,
+)
+from sae_lens_meta.measures.shifted_pairs import ShiftedPairs
+from sae_lens_meta.saved import Reading
+
+# widths, in shares of d_sae; SAEBench's figure is another one (docs/evaluation.md)
+META_WIDTH_RATIOS = (0.09, 0.25)
+META_K = 4
+META_SEEDS = (0, 1, 2)
+META_STEPS = 1500
+# as SAELens names them
+_METRICS = (
+    "ce_loss_without_sae",
+    "ce_loss_with_sae",
+    "ce_loss_with_ablation",
+    "kl_div_with_sae",
+)
+T = TypeVar("T")
+
+
+@dataclass
+class ModelCost:
+    """
+    What it costs the language model to run on reconstructions; SAELens's figures.
+
+    Attributes:
+        ce_loss: of the model itself, nats a token.
+        ce_loss_with_sae: with the hook's activations replaced by their reconstruction.
+        ce_overhead_percent: the difference, in percent of `ce_loss`.
+        ce_loss_recovered: 1 where the reconstruction costs nothing, 0 where as much as
+            zeroed activations.
+        kl_divergence: of the next-token distributions, nats.
+        n_tokens: tokens measured, of the same set as the reconstruction's.
+        losses_by_batch: `ce_loss` and `ce_loss_with_sae` of every batch.
+    """
+
+    ce_loss: float
+    ce_loss_with_sae: float
+    ce_overhead_percent: float
+    ce_loss_recovered: float
+    kl_divergence: float
+    n_tokens: int
+    losses_by_batch: list[list[float]]
+
+
+@dataclass
+class DecoderSummary:
+    """
+    Attributes:
+        mean_abs_cosine: over all pairs of decoder rows.
+        mean_nearest_cosine: of each row to its nearest other row, averaged.
+        effective_rank: see `geometry.Geometry`.
+        meta_explained_variance: share of the rows' variance that a fresh meta SAE of k 4
+            explains, by its width as a share of `d_sae`, over three seeds; lower is more atomic.
+    """
+
+    mean_abs_cosine: float
+    mean_nearest_cosine: float
+    effective_rank: float
+    meta_explained_variance: dict[str, list[float]]
+
+
+@dataclass
+class Evaluation:
+    """Figures of one SAE, and what they were taken with."""
+
+    name: str
+    d_sae: int
+    sae_lens_version: str
+    reconstruction: Reconstruction
+    model_cost: ModelCost
+    phi: PhiSummary
+    decoder: DecoderSummary
+
+    def save(self, path: Path, measured_on: MeasuredOn, weights_sha256: str) -> None:
+        """Writes the figures, what they were taken on and of which weights, as JSON."""
+        plain = asdict(self) | {
+            "weights_sha256": weights_sha256,
+            "source": asdict(measured_on),
+        }
+        path.write_text(json.dumps(plain, indent=2, allow_nan=False) + "\n")
+
+
+def evaluate(
+    name: str,
+    sae: SAE[Any],
+    source: ActivationSource,
+    n_tokens: int,
+    n_ce_tokens: int = 4096,
+    shift_null: bool = False,
+) -> Evaluation:
+    """
+    Measures `sae` on `n_tokens` tokens of `source`, and its decoder.
+
+    Args:
+        name: what it is called in the result.
+        sae: any SAE.
+        source: of activations.
+        n_tokens: to read, as far as the text goes.
+        n_ce_tokens: of them, to run the whole language model on.
+        shift_null: whether to count pairs between contexts as well (`ShiftedPairs`), for
+            what mean |phi| is by bursts and positions alone; takes `4 d_sae^2` bytes more.
+
+    Raises:
+        ValueError: if the text gives no tokens, or for `shift_null` not two contexts, or
+            fewer than two latents fire on them.
+    """
+    if shift_null:
+        _check_can_be_shifted(source.reading, n_tokens)
+    meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
+    shifted = ShiftedPairs(sae.cfg.d_sae) if shift_null else None
+    for batch in source.stream(n_tokens):
+        acts = meter.update(batch.rows)
+        counter.update(acts)
+        if shifted:
+            shifted.update(acts.unflatten(0, batch.tokens.shape))
+    # SAELens would begin the text again where it ends
+    cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
+    W_dec: Any = sae.W_dec
+    decoder = summarize_decoder(W_dec, decoder_geometry(W_dec))
+    pairs = shifted.result() if shifted else None
+    return evaluation_of(name, meter, counter, cost, decoder, pairs)
+
+
+def _check_can_be_shifted(reading: Reading, n_tokens: int) -> None:
+    context_size = reading.context_size or 0
+    if n_tokens < 2 * context_size:
+        raise ValueError(
+            f"The shift null takes two contexts, and {n_tokens} tokens are fewer than twice "
+            f"{context_size}. Ask for more tokens."
+        )
+    if reading.exclude_special_tokens:
+        raise ValueError(
+            "The shift null holds contexts against each other position by position, which an "
+            "SAE that leaves special tokens out does not read. Leave out --shift_null."
+        )
+
+
+def evaluation_of(
+    name: str,
+    meter: ReconstructionMeter,
+    counter: CooccurrenceCounter,
+    cost: ModelCost,
+    decoder: DecoderSummary,
+    shifted: CooccurrenceCounter | None = None,
+) -> Evaluation:
+    """The figures of an SAE after a stream went through `meter`, `counter` and `shifted`."""
+    return Evaluation(
+        name=name,
+        d_sae=counter.d_a,
+        sae_lens_version=__version__,
+        reconstruction=meter.result(),
+        model_cost=cost,
+        phi=summarize_phi(counter, shifted=shifted),
+        decoder=decoder,
+    )
+
+
+class _Replacement:
+    """An SAE as SAELens's evaluation calls it, acting at the positions alone that it reads."""
+
+    def __init__(self, sae: SAE[Any], positions: slice):
+        self.cfg, self.device = sae.cfg, sae.device
+        self._sae, self._positions = sae, positions
+
+    def encode(self, activations: torch.Tensor) -> torch.Tensor:
+        return activations
+
+    def decode(self, activations: torch.Tensor) -> torch.Tensor:
+        replaced = activations.clone()
+        with flat_heads(self._sae):
+            x = activations[:, self._positions].float()
+            replaced[:, self._positions] = self._sae.decode(self._sae.encode(x)).to(
+                replaced.dtype
+            )
+        return replaced
+
+
+@torch.no_grad()
+def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelCost:
+    """
+    Runs the language model with and without the SAE, as SAELens does it.
+
+    Losses are of the tokens that the SAE reads, and only there it replaces anything: SAELens's
+    own summary leaves special tokens out of them, whatever the SAE was trained on. It is run
+    batch by batch, so that a bootstrap can draw batches.
+    """
+    store, by_batch, n_read = source.store(n_tokens), [], []
+    positions = slice(*store.seqpos_slice)
+    replacement: Any = _Replacement(sae, positions)
+    excluded = store.exclude_special_tokens
+    per_batch = store.context_size * store.store_batch_size_prompts
+    for _ in trange(
+        max(1, n_tokens // per_batch), desc="Running the model", leave=False
+    ):
+        tokens = store.get_batch_tokens()
+        with torch.autocast(
+            tokens.device.type,
+            torch.bfloat16,
+            enabled=bool(source.reading.autocast_lm),
+        ):
+            metrics = get_recons_loss(
+                replacement,
+                source.model,
+                ActivationScaler(),
+                tokens,
+                compute_kl=True,
+                compute_ce_loss=True,
+                ignore_tokens=None if excluded is None else excluded.tolist(),
+                hook_name=source.reading.hook,
+            )
+        counts = torch.zeros_like(tokens, dtype=torch.bool)
+        read = kept(store, tokens[:, positions])
+        counts[:, positions] = True if read is None else read
+        n_read.append(int(counts.sum()))
+        by_batch.append([_mean(metrics[name], counts) for name in _METRICS])
+    # a batch has as many tokens as special ones leave it
+    means = np.average(by_batch, axis=0, weights=n_read)
+    without, with_sae, ablated, kl = means.tolist()
+    return ModelCost(
+        ce_loss=without,
+        ce_loss_with_sae=with_sae,
+        ce_overhead_percent=100 * (with_sae - without) / without,
+        ce_loss_recovered=(ablated - with_sae) / (ablated - without),
+        kl_divergence=kl,
+        n_tokens=sum(n_read),
+        losses_by_batch=[losses[:2] for losses in by_batch],
+    )
+
+
+def _mean(per_token: torch.Tensor, counts: torch.Tensor) -> float:
+    """Over the tokens that count; of a loss there is none at the last position."""
+    counts = counts[:, : per_token.shape[1]].to(per_token.device)
+    return per_token[counts].double().mean().item()
+
+
+def summarize_decoder(
+    W_dec: torch.Tensor, geometry: Geometry, meta_steps: int = META_STEPS
+) -> DecoderSummary:
+    """
+    Geometry of the decoder rows, and how well they are meta-reconstructed.
+
+    Args:
+        W_dec: `[d_sae, d_in]`.
+        geometry: of `W_dec`.
+        meta_steps: Adam steps of each of the six meta SAEs that are fitted to it.
+    """
+    explained = {}
+    for ratio in META_WIDTH_RATIOS:
+        width = max(META_K, round(ratio * len(W_dec)))
+        explained[f"{ratio:.2f}"] = [
+            meta_explained_variance(W_dec, width, META_K, meta_steps, seed=seed)
+            for seed in META_SEEDS
+        ]
+    return DecoderSummary(
+        mean_abs_cosine=geometry.mean_abs_cosine,
+        mean_nearest_cosine=float(geometry.nearest_cosine.mean()),
+        effective_rank=geometry.effective_rank,
+        meta_explained_variance=explained,
+    )

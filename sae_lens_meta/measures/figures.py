@@ -1,0 +1,225 @@
+"""The registry of figures: what each is called, how it is shown, which way is better."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+from rich.table import Table
+
+from sae_lens_meta.activations.measured_on import MeasuredOn
+from sae_lens_meta.measures.evaluate import Evaluation
+
+T = TypeVar("T")
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Figure(Generic[T]):
+    """
+    One figure of a `T`.
+
+    Attributes:
+        id: in files, and on a model card.
+        label: as people read it.
+        of: its value.
+        format: in which it is shown.
+        better: which way; None where neither is.
+        unit: of the value; empty for a share or a ratio.
+        stream: what it is resampled from, over blocks of a stream: a figure of
+            `ReconstructionMeter.figures`, `phi` or `ce_overhead`; None where it comes from the
+            weights alone, or has no interval.
+        is_count: small, or the same by construction: a change in percent would say nothing.
+        is_part: of the figure above it.
+        is_of_model: taken on the first tokens alone, which the whole language model is run on.
+    """
+
+    id: str
+    label: str
+    of: Callable[[T], float]
+    format: str
+    better: Better | None = None
+    unit: str = ""
+    stream: str | None = None
+    is_count: bool = False
+    is_part: bool = False
+    is_of_model: bool = False
+
+    def show(self, result: T) -> str:
+        """The figure as text."""
+        return format(self.of(result), self.format)
+
+    @property
+    def indented(self) -> str:
+        """The label as it stands in a table."""
+        return f"  {self.label}" if self.is_part else self.label
+
+
+def by_id(figures: Iterable[Figure[T]]) -> dict[str, Figure[T]]:
+    """The registry of `figures`, in their order."""
+    return {figure.id: figure for figure in figures}
+
+
+def _explained(ratio: float) -> Figure[Evaluation]:
+    def of(e: Evaluation) -> float:
+        return float(np.mean(e.decoder.meta_explained_variance[f"{ratio:.2f}"]))
+
+    return Figure(
+        f"meta_sae_of_width_{ratio:.2f}_explains".replace(".", "_"),
+        f"meta SAE of width {ratio:.2f} explains",
+        of,
+        ".4f",
+        "lower",
+    )
+
+
+def _counted(figure: float | None) -> float:
+    assert figure is not None, "the shift null was not counted"
+    return figure
+
+
+L2 = Figure[Evaluation](
+    "normalised_l2",
+    "normalised L2",
+    lambda e: e.reconstruction.normalized_l2,
+    ".4f",
+    "lower",
+    stream="normalized_l2",
+)
+L0 = Figure[Evaluation](
+    "l0",
+    "L0",
+    lambda e: e.reconstruction.l0,
+    ".1f",
+    unit="latents a token",
+    stream="l0",
+)
+RECONSTRUCTION: tuple[Figure[Evaluation], ...] = (
+    L2,
+    Figure(
+        "explained_variance",
+        "explained variance",
+        lambda e: e.reconstruction.explained_variance,
+        ".4f",
+        "higher",
+        stream="explained_variance",
+    ),
+    L0,
+    Figure(
+        "latents_that_never_fire",
+        "latents that never fire",
+        lambda e: e.reconstruction.n_silent,
+        ".0f",
+        "lower",
+        unit="latents",
+        is_count=True,
+    ),
+    Figure(
+        "ce_overhead_percent",
+        "CE overhead, percent",
+        lambda e: e.model_cost.ce_overhead_percent,
+        ".2f",
+        "lower",
+        unit="%",
+        stream="ce_overhead",
+        is_of_model=True,
+    ),
+    Figure(
+        "ce_loss_recovered",
+        "CE loss recovered",
+        lambda e: e.model_cost.ce_loss_recovered,
+        ".4f",
+        "higher",
+        is_of_model=True,
+    ),
+    Figure(
+        "kl_divergence_nats",
+        "KL divergence, nats",
+        lambda e: e.model_cost.kl_divergence,
+        ".4f",
+        "lower",
+        unit="nats",
+        is_of_model=True,
+    ),
+)
+CO_OCCURRENCE: tuple[Figure[Evaluation], ...] = (
+    Figure("mean_abs_phi", "mean |phi|", lambda e: e.phi.mean_abs, ".3e", "lower"),
+    Figure(
+        "mean_abs_phi_by_chance",
+        "of it by chance",
+        lambda e: e.phi.expected_by_chance,
+        ".3e",
+        is_part=True,
+    ),
+    Figure(
+        "corrected_mean_abs_phi",
+        "corrected",
+        lambda e: e.phi.corrected,
+        ".3e",
+        "lower",
+        is_part=True,
+    ),
+)
+DECODER: tuple[Figure[Evaluation], ...] = (
+    Figure(
+        "mean_abs_cosine_of_decoder_rows",
+        "mean |cosine| of decoder rows",
+        lambda e: e.decoder.mean_abs_cosine,
+        ".4f",
+        "lower",
+    ),
+    Figure(
+        "mean_nearest_cosine",
+        "mean nearest cosine",
+        lambda e: e.decoder.mean_nearest_cosine,
+        ".4f",
+        "lower",
+    ),
+    Figure(
+        "effective_rank_of_the_decoder",
+        "effective rank of the decoder",
+        lambda e: e.decoder.effective_rank,
+        ".1f",
+        "higher",
+    ),
+    _explained(0.09),
+    _explained(0.25),
+)
+SHIFTED: tuple[Figure[Evaluation], ...] = (
+    Figure(
+        "mean_abs_phi_contexts_shifted",
+        "mean |phi|, contexts shifted",
+        lambda e: _counted(e.phi.expected_by_shift),
+        ".3e",
+    ),
+    Figure(
+        "mean_abs_phi_corrected_by_shift",
+        "corrected by that",
+        lambda e: _counted(e.phi.corrected_by_shift),
+        ".3e",
+        "lower",
+        is_part=True,
+    ),
+)
+"""Those of the shift null, where it was counted."""
+
+
+def model_tokens(*numbers: int) -> str:
+    """On which tokens figures are taken that the whole language model is run for."""
+    shown = " or ".join(f"{number:,}" for number in numbers)
+    return f"CE and KL are of the first {shown} tokens"
+
+
+def evaluation_table(evaluations: list[Evaluation], measured_on: MeasuredOn) -> Table:
+    """The figures side by side, one column for each SAE."""
+    n_tokens = evaluations[0].reconstruction.n_tokens
+    table = Table("", title=f"{n_tokens:,} {measured_on.said}")
+    for evaluation in evaluations:
+        table.add_column(evaluation.name, justify="right")
+    figures = RECONSTRUCTION + CO_OCCURRENCE + DECODER
+    if all(e.phi.expected_by_shift is not None for e in evaluations):
+        figures += SHIFTED
+    for figure in figures:
+        table.add_row(figure.indented, *map(figure.show, evaluations))
+    table.caption = model_tokens(*sorted({e.model_cost.n_tokens for e in evaluations}))
+    return table
