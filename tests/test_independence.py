@@ -168,12 +168,11 @@ def test_saes_of_different_texts_forbid_a_claim() -> None:
         text = TrainingText(name="x", sha256=sha256, held_out=10, seed=42)
         return SimpleNamespace(text=text)
 
-    entries: Any = [
-        SimpleNamespace(id=i, name=n) for i, n in enumerate(("a", "b", "c"))
-    ]
-    same = {i: trained_on("1") for i in range(3)}
+    names = ("a", "b", "c")
+    entries: Any = [SimpleNamespace(id=name, name=name) for name in names]
+    same = {name: trained_on("1") for name in names}
     assert other_texts(entries, same) == []
-    (sentence,) = other_texts(entries, same | {2: trained_on("2")})
+    (sentence,) = other_texts(entries, same | {"c": trained_on("2")})
     assert sentence.startswith("'a' and 'c' were trained on different texts")
 
 
