@@ -36,7 +36,7 @@ from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import train_together
 from sae_lens_meta.training.checks import pace
-from sae_lens_meta.training.joint import META_FOLDER, meta_fit
+from sae_lens_meta.training.decomposability import META_FOLDER, meta_fit
 from sae_lens_meta.training.penalty import unit_rows
 
 NAME = "metasae-smollm2-135m-instruct-l11"

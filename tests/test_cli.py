@@ -73,7 +73,7 @@ def test_an_option_that_there_is_not_ends_with_exit_code_2(
 
 def test_groups_of_any_name_are_given_and_the_shorthands_are_groups() -> None:
     args = "--sae matryoshka=m0 m1 --sae solo=s0 --solo s1 --joint j0 --joint j1 j2"
-    given: list[str] = args.split()
+    given = [str(one) for one in args.split()]
     groups = parse(Compare, "compare", given).groups()
     assert {name: [p.name for p in paths] for name, paths in groups.items()} == {
         "solo": ["s0", "s1"],

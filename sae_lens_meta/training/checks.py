@@ -9,14 +9,14 @@ from datasets import load_dataset
 from sae_lens.config import LanguageModelSAERunnerConfig
 from transformer_lens.HookedTransformer import HookedRootModule
 
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
+from sae_lens_meta.training.config import DecomposabilityConfig
 
 # at half of it mean |phi| fell by 1 to 4 % in runs of 245 to 1,954 steps, at one and a half times
 # of it by 5 to 9 %: docs/results.md
 LEAST_PACE = 1.0
 
 
-def pace(sae: MetaTrainingSAEConfig, lr: float) -> float:
+def pace(sae: DecomposabilityConfig, lr: float) -> float:
     """How fast the meta SAE learns beside a primary of learning rate `lr`: steps times rate."""
     meta = sae.meta_steps_per_cycle * sae.meta_lr
     return meta / (sae.primary_steps_per_cycle * lr)
@@ -26,7 +26,7 @@ def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     """Warns where the meta SAE of a run does not keep up with the decoder that it explains."""
     sae = cfg.sae
     if (
-        not isinstance(sae, MetaTrainingSAEConfig)
+        not isinstance(sae, DecomposabilityConfig)
         or not sae.decomposability_coefficient
         or pace(sae, cfg.lr) >= LEAST_PACE
     ):

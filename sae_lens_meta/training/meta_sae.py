@@ -1,12 +1,14 @@
 """The meta SAE: a dictionary of the directions that the primary's decoder rows share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sae_lens import BatchTopKTrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_meta.training.backend import Sums, backend_of, products_at, starts_of
+from sae_lens_meta.training.host_counts import HostCounts
 from sae_lens_meta.training.normalized_batchtopk import (
     DeadLatents,
     Nearby,
@@ -21,6 +23,8 @@ from sae_lens_meta.training.sparse_product import ActiveCodes, fired_latents
 DEAD_AFTER_STEPS = 5
 
 LAYER_NORM_EPS = 1e-5  # SAELens's
+ADAM_EPS = 1e-8  # torch's
+OF_TRAINING = ("adam_step", "steps_since_fired", "held")
 
 
 class NormalizedRows:
@@ -90,7 +94,7 @@ class MetaSAEConfig(BatchTopKTrainingSAEConfig):
         return "meta"
 
 
-class MetaSAE(NormalizedBatchTopKTrainingSAE):
+class MetaSAE(HostCounts, NormalizedBatchTopKTrainingSAE):
     """
     BatchTopK SAE over decoder rows, with an optimizer of its own.
 
@@ -134,7 +138,6 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         is small and the distances it is judged by are not.
         """
         W_dec = W_dec.detach().to(self.dtype)
-        optimizer = self._adam()
         self.nearby = Nearby() if hasattr(self, "held") else None
         with torch.enable_grad(), torch.autocast(W_dec.device.type, enabled=False):
             target = self._normalized(W_dec, torch.zeros_like(self.b_dec)).copy()
@@ -143,9 +146,7 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
             for n_might in counts:
                 result = self._pass(W_dec, target, x, by_silence[:n_might])
                 (result.mse_loss + result.aux_loss).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                self.adam_step += 1
+                self._take_adam_step()
                 fired = fired_latents(result.feature_acts)
                 self.steps_since_fired = (self.steps_since_fired + 1) * ~fired
 
@@ -259,17 +260,37 @@ class MetaSAE(NormalizedBatchTopKTrainingSAE):
         """Mask `[meta_d_sae]` of meta latents that no row has used for a while."""
         return self.steps_since_fired >= DEAD_AFTER_STEPS
 
-    def _adam(self) -> torch.optim.Adam:
-        """torch's Adam over this SAE's parameters, its state being this SAE's buffers."""
-        optimizer = torch.optim.Adam(
-            self.parameters(),
-            lr=self.cfg.lr,
-            betas=(self.cfg.adam_beta1, self.cfg.adam_beta2),
+    @torch.no_grad()
+    def _take_adam_step(self) -> None:
+        """
+        A step of Adam (arXiv:1412.6980, algorithm 1), its moments being buffers of this SAE.
+
+        The operations and their order are those of `torch.optim.Adam`.
+        """
+        self.adam_step += 1
+        step, beta1, beta2 = (
+            int(self.adam_step),
+            self.cfg.adam_beta1,
+            self.cfg.adam_beta2,
         )
+        rate = self.cfg.lr / (1 - beta1**step)
+        scale = (1 - beta2**step) ** 0.5
         for name, parameter in self.named_parameters():
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(self.adam_step)),
-                "exp_avg": self.get_buffer(f"exp_avg_{name}"),
-                "exp_avg_sq": self.get_buffer(f"exp_avg_sq_{name}"),
-            }
-        return optimizer
+            if parameter.grad is None:
+                continue
+            mean = self.get_buffer(f"exp_avg_{name}")
+            square = self.get_buffer(f"exp_avg_sq_{name}")
+            mean.lerp_(parameter.grad, 1 - beta1)
+            square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+            deviation = (square.sqrt() / scale).add_(ADAM_EPS)
+            parameter.addcdiv_(mean, deviation, value=-rate)
+            parameter.grad = None
+
+    @override
+    def process_state_dict_for_saving_inference(
+        self, state_dict: dict[str, Any]
+    ) -> None:
+        super().process_state_dict_for_saving_inference(state_dict)
+        for name in list(state_dict):
+            if name.startswith("exp_avg_") or name in OF_TRAINING:
+                del state_dict[name]

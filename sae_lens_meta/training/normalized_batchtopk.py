@@ -1,14 +1,14 @@
-"""BatchTopK trained in the space of its normalised inputs, the base of both SAEs."""
+"""BatchTopK, fast and exact, trained in the space of its normalised inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from sae_lens import BatchTopKTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from sae_lens.saes.topk_sae import act_times_W_dec, calculate_topk_aux_acts
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from sae_lens_meta.training.backend import Encoder, Rows, backend_of
 from sae_lens_meta.training.batch_topk import ExactBatchTopK
@@ -19,8 +19,6 @@ from sae_lens_meta.training.sparse_product import (
     SquaredError,
     has_sparse_products,
 )
-
-INFERENCE_WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 
 
 @dataclass
@@ -88,16 +86,6 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
     # selections of which it is not certain that they are float32's, counted on the device
     n_in_doubt: torch.Tensor | int = 0
     spare: float = 2  # `Backend.largest`
-    # buffers that decide what is done next, kept where a look at them costs nothing
-    host_counts: tuple[str, ...] = ()
-
-    @override
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        for name in self.host_counts:
-            if name in self._buffers:  # it has moved before they were made
-                setattr(self, name, self.get_buffer(name).cpu())
-        return self
 
     @override
     def initialize_weights(self) -> None:
@@ -311,14 +299,6 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         least = positive.min().to(before.dtype)
         moved = (1 - lr) * before + lr * least
         self.topk_threshold = torch.where(least.isfinite(), moved, before)
-
-    @override
-    def process_state_dict_for_saving_inference(
-        self, state_dict: dict[str, Any]
-    ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
-        for name in set(state_dict) - set(INFERENCE_WEIGHTS):
-            del state_dict[name]
 
 
 def _dead_latents(mask: torch.Tensor | None) -> DeadLatents | None:
