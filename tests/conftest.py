@@ -106,13 +106,18 @@ def hooked_smollm2(smollm2: Path) -> HookedTransformer:
         positional_embedding_type="rotary",
         rotary_adjacent_pairs=False,
         rotary_dim=hf.hidden_size // hf.num_attention_heads,
-        rotary_base=int(hf.rope_parameters["rope_theta"]),
+        rotary_base=int(_rope_theta(hf)),
         final_rms=True,
         original_architecture="LlamaForCausalLM",
     )
     model = HookedTransformer(cfg, AutoTokenizer.from_pretrained(smollm2))
     model.load_state_dict(convert_llama_weights(hf_model, cfg), strict=False)
     return model.eval()
+
+
+def _rope_theta(config: Any) -> float:
+    # transformers 5 gathered what concerns positions
+    return getattr(config, "rope_theta", None) or config.rope_parameters["rope_theta"]
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +145,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # where versions below 1 keep another
+        monkeypatch.setattr(
+            "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE",
+            template,
+            raising=False,
+        )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.delenv("HF_TOKEN", raising=False)

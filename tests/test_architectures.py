@@ -42,7 +42,7 @@ def coefficients(sae: TrainingSAE[Any], step: int) -> dict[str, float]:
     found = {}
     for name, one in sae.get_coefficients().items():
         if not isinstance(one, TrainCoefficientConfig):
-            one = TrainCoefficientConfig(one)
+            one = TrainCoefficientConfig(one, 0)
         found[name] = one.value * min(1.0, (step + 1) / max(1, one.warm_up_steps))
     return found
 

@@ -45,6 +45,7 @@ def write_gguf(path: Path, seed: int) -> dict[str, np.ndarray]:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, "llama")
+    writer.add_name("tiny")
     writer.add_block_count(1)
     writer.add_context_length(32)
     writer.add_embedding_length(WIDTH)

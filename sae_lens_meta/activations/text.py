@@ -99,9 +99,9 @@ def load_text(
     if n_skipped < 0:
         raise ValueError(f"Documents to pass over must be 0 or more, got {n_skipped}.")
     documents = _in_order_of(seed, name)
-    held_out = list(after(documents, n_skipped).take(n_held_out))
+    held_out = list(_first(after(documents, n_skipped), n_held_out))
     if len(held_out) < n_held_out:
-        n_documents = sum(1 for _ in documents.take(n_skipped + n_held_out))
+        n_documents = sum(1 for _ in _first(documents, n_skipped + n_held_out))
         raise ValueError(
             f"{name!r} has {n_documents} documents, too few to pass over {n_skipped} and hold "
             f"out {n_held_out}. Pass over or hold out fewer, or give more text."
@@ -138,7 +138,7 @@ def text_identity(name: str) -> TextIdentity:
     # tokens of a training are many, and their rows are slow to read
     is_whole = isinstance(documents, Dataset) and TEXT in documents.column_names
     digest, first = hashlib.sha256(), ""
-    looked_at = documents if is_whole else documents.take(N_IDENTIFYING)
+    looked_at = documents if is_whole else _first(documents, N_IDENTIFYING)
     for i, document in enumerate(_contents(looked_at), 1):
         encoded = document.encode()
         digest.update(len(encoded).to_bytes(8, "little"))
@@ -148,6 +148,13 @@ def text_identity(name: str) -> TextIdentity:
     n_documents = len(documents) if isinstance(documents, Dataset) else None
     whole = digest.hexdigest()
     return TextIdentity(name, whole, first or whole, n_documents, is_whole)
+
+
+def _first(documents: Dataset | IterableDataset, n: int) -> Dataset | IterableDataset:
+    # of fewer, `datasets` before version 4 takes none
+    return documents.take(
+        min(n, len(documents)) if isinstance(documents, Dataset) else n
+    )
 
 
 def after(documents: Dataset | IterableDataset, n: int) -> Dataset | IterableDataset:
