@@ -23,7 +23,7 @@ from tests.helpers import meta_config
 
 WIDTH, MLP, N_HEADS = 32, 48, 2
 BYTES = sorted(ByteLevel.alphabet())
-TOKENS = ["<unk>", "<s>", *BYTES, "th"]
+TOKENS = ["<unk>", "<s>", *BYTES, "th", "in"]
 NORMS = ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")
 
 
@@ -57,7 +57,7 @@ def write_gguf(path: Path, seed: int) -> dict[str, np.ndarray]:
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(["t h", "i n"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(1)
     for name, weight in weights.items():
