@@ -84,12 +84,16 @@ def _command(release: Release, comparison: Comparison) -> str:
 
 def _eval_results(comparison: Comparison, measured: ComparedSAE) -> list[EvalResult]:
     text = comparison.source.dataset
-    n_tokens = (comparison.n_tokens, measured.evaluation.model_cost.n_tokens)
+    n_of_model = measured.evaluation.model_cost.n_tokens
     return [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=text,
-            dataset_name=f"{n_tokens[figure.is_of_model]:,} {comparison.source.said}: {text}",
+            dataset_name=f"{comparison.n_tokens:,} {comparison.source.said}: {text}",
+            # the Hub tells results apart by this, and not by the name
+            dataset_config=f"the first {n_of_model:,} tokens"
+            if figure.is_of_model
+            else None,
             metric_type=figure.id,
             metric_name=figure.label,
             metric_value=float(figure.show(measured)),
