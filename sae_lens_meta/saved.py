@@ -173,12 +173,15 @@ class SavedSAE:
 
     @cached_property
     def tensors_sha256(self) -> str:
-        digest = sha256()
-        with safe_open(self.path / SAE_WEIGHTS_FILENAME, framework="pt") as file:
-            for name in sorted(file.keys()):
-                tensor = file.get_tensor(name).contiguous()
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.view(torch.uint8).numpy())
+        digest, path = sha256(), self.path / SAE_WEIGHTS_FILENAME
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in sorted(file.keys()):
+                    tensor = file.get_tensor(name).flatten()
+                    digest.update(f"{name} {tensor.dtype} {len(tensor)}".encode())
+                    digest.update(tensor.view(torch.uint8).numpy())
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
         return digest.hexdigest()
 
     @classmethod
@@ -261,9 +264,7 @@ class SavedSAE:
             # thresholds must not be rounded on their way
             sae = SAE.load_from_disk(self.path, device, dtype="float32")
         except SafetensorError as error:
-            raise ValueError(
-                f"{weights} cannot be read ({error}): the file is truncated or damaged."
-            ) from error
+            raise _damaged(weights, error) from error
         except (RuntimeError, KeyError) as error:
             raise ValueError(
                 f"{weights} does not fit {SAE_CFG_FILENAME} beside it: {error}"
@@ -274,6 +275,12 @@ class SavedSAE:
                     f"{name} of the SAE at {self.path} is not finite everywhere."
                 )
         return sae
+
+
+def _damaged(path: Path, error: SafetensorError) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read ({error}): the file is truncated or damaged."
+    )
 
 
 def check_device(device: str) -> None:

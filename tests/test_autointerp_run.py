@@ -215,7 +215,7 @@ def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
     url, server.url = server.url, server.url.replace("://", "://ada:hunter2@")
     runs, n_requests = [], []
     for _ in range(2):
-        interpret(server, tmp_path / "out", saes, "--nocontrols")
+        interpret(server, tmp_path / "out", saes, "--no_controls")
         runs.append(json.loads((tmp_path / "out" / "autointerp.json").read_text()))
         n_requests.append(len(server.requests))
     assert n_requests[0] == n_requests[1], "the second run asks nothing"
@@ -256,8 +256,11 @@ def test_one_question_that_is_refused_costs_its_pair_a_score_and_no_second_run(
     ],
 )
 def test_bad_input_is_named_before_anything_is_read(
-    arguments: list[str], message: str
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     judge = ["--judge_url", "http://127.0.0.1:1/v1", "--judge_model", "m"]
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit) as ended:
         main(["autointerp", *arguments, *judge])
+    # options that are out of range are told in a box, which wraps
+    said = f"{ended.value.code} {capsys.readouterr().err}".replace("│", " ")
+    assert message in " ".join(said.split())

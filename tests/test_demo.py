@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from sae_lens import SAE
+from safetensors.torch import load_file, save_file
 
 import sae_lens_meta.cli.demo as demo
 from sae_lens_meta.cli.demo import DemoConfig, run_demo
@@ -188,3 +189,24 @@ def test_a_demo_touches_no_folder_of_another_run(tiny: DemoConfig) -> None:
     with pytest.raises(ValueError, match="joint exists, .* it is of another run"):
         run_demo(tiny, Console(quiet=True))
     assert weights.read_text() == "of a larger run"
+
+
+@pytest.mark.slow
+def test_the_model_runs_on_no_token_twice_and_changed_weights_are_told(
+    tiny: DemoConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "MAX_CE_TOKENS", 4096)
+    console = Console(record=True, width=100)
+    rows = run_demo(tiny, console)
+    for row in rows.values():
+        assert row.n_ce_tokens <= row.reconstruction.n_tokens == 512
+    assert "CE and KL are of the first 512 tokens" in console.export_text()
+    run_demo(tiny, console)
+    assert "changed since" not in console.export_text()
+    weights = tiny.output / "joint" / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    tensors["threshold"] *= 3
+    save_file(tensors, weights)
+    run_demo(tiny, console)
+    shown = " ".join(console.export_text().split())
+    assert "out/joint were changed since" in shown and "out/solo were" not in shown

@@ -33,10 +33,11 @@ from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
-from sae_lens_meta.publishing.package import Package
+from sae_lens_meta.publishing.package import Package, make_package
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.publishing.upload import PublishError
 from sae_lens_meta.report.scores import attached
+from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.statistics.paired import paired_difference
 from sae_lens_meta.zoo import files as release_files
 from sae_lens_meta.zoo import names as zoo
@@ -949,3 +950,45 @@ def test_published_by_one_process_it_loads_in_others_online_and_then_offline(
         hub.repos.clear()
     wanted = float(SAE.load_from_disk(path).W_dec.double().sum())  # type: ignore[operator]
     assert sums == [wanted, wanted]
+
+
+def test_the_card_says_what_was_given_in_the_place_of_the_record(
+    package: Package, list_path: Path
+) -> None:
+    package = replace(package, comparison=copy.deepcopy(package.comparison))
+    source = package.comparison.source
+    source.options = {"context_size": 16}
+    source.overridden = ["--context_size 16 in the place of the recorded 128"]
+    text = str(model_card(package, releases.load_zoo(list_path).releases[0], "text"))
+    (command,) = re.findall(r"^    (sae-lens-meta evaluate .*)$", text, re.MULTILINE)
+    (_, _, *options) = shlex.split(command)
+    assert parse(Evaluate, "evaluate", options).source.context_size == 16
+    assert "Read with --context_size 16 in the place of the recorded 128." in text
+
+
+def test_the_card_tells_the_tokens_that_the_model_was_run_on(
+    package: Package, list_path: Path
+) -> None:
+    card = model_card(package, releases.load_zoo(list_path).releases[0], "text")
+    assert "CE and KL are of the first 4,096 tokens" in str(card)
+    results = card.data.to_dict()["model-index"][0]["results"]
+    of = {
+        metric["type"]: result["dataset"].get("config")
+        for result in results
+        for metric in result["metrics"]
+    }
+    assert of["kl_divergence_nats"] == "the first 4,096 tokens"
+    assert of["normalised_l2"] is None
+
+
+def test_a_config_that_was_edited_after_the_comparison_is_not_published(
+    path: Path, tmp_path: Path
+) -> None:
+    saved = SavedSAE.read(path)
+    change_comparison(path, config_sha256=saved.config_sha256)
+    make_package(path, path / "comparison.json", tmp_path / "a")
+    cfg = json.loads((path / "cfg.json").read_text())
+    cfg["apply_b_dec_to_input"] = not cfg["apply_b_dec_to_input"]
+    (path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ValueError, match="cfg.json was changed since"):
+        make_package(path, path / "comparison.json", tmp_path / "b")

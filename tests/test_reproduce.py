@@ -15,6 +15,7 @@ from sae_lens import SAE
 from safetensors.torch import load_file
 
 from sae_lens_meta.activations.cache import CachedActivations
+from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.report.attached import scores_of
@@ -617,3 +618,18 @@ def test_training_selection_and_comparison_read_different_documents(
         store = run.store(text)
         wanted = store.get_activations(store.get_batch_tokens()).flatten(0, 1)
         assert torch.equal(found[: len(wanted)], wanted.bfloat16())
+
+
+def test_a_run_does_not_go_on_over_another_text(model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    documents = load_text("pydoc", 1)[0]["text"]  # type: ignore[index]
+    rows = [json.dumps({"text": document}) for document in documents]
+    text.write_text("\n".join(rows))
+    path = written(tmp_path, plain_recipe(model, dataset=str(text)))
+    cfg = ReproduceConfig(output=tmp_path / "run", stage=["cache"])
+    console = Console(quiet=True)
+    reproduce(str(path), cfg, console)
+    with text.open("a") as file:
+        file.write("\n" + json.dumps({"text": "one more"}))
+    with pytest.raises(ValueError, match="holds other documents than when the run in"):
+        reproduce(str(path), replace(cfg, stage=["train"]), console)

@@ -187,3 +187,15 @@ def test_a_model_is_loaded_with_the_options_that_the_sae_records(
     assert model.model.dtype == dtype
     (batch,) = source.stream(8 * CONTEXT)
     assert batch.activations.dtype == torch.float32
+
+
+def test_a_model_that_ran_under_autocast_is_read_under_it(
+    model: Path, tmp_path: Path
+) -> None:
+    read = [
+        next(iter(source_of(saved(tmp_path / name, model, **how)).stream(256)))
+        for name, how in {"plain": {}, "autocast": {"autocast_lm": True}}.items()
+    ]
+    plain, rounded = (batch.activations for batch in read)
+    error = (plain - rounded).norm() / plain.norm()
+    assert 1e-4 < error < 0.05

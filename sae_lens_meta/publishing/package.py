@@ -186,7 +186,7 @@ def _measured(comparison: Comparison, path: Path, comparison_path: Path) -> Comp
             return sae
     raise ValueError(
         f"{comparison_path} measured other weights than those of {path}, for instance from "
-        "before they were calibrated, or its {SAE_CFG_FILENAME} was changed since. Run `sae-lens-meta compare` again."
+        f"before they were calibrated, or its {SAE_CFG_FILENAME} was changed since. Run `sae-lens-meta compare` again."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HFValidationError
 from rich.console import Console
 
 from sae_lens_meta.activations.text import PYDOC, load_text, text_identity
@@ -294,7 +295,8 @@ def _check_to_be_had(run: Run) -> None:
     try:
         _ = run.model
         load_text(run.recipe.dataset, 1)
-    except (OSError, DatasetsError) as error:
+    # of a path that is not there, huggingface-hub before version 1 says that it is no name
+    except (OSError, DatasetsError, HFValidationError) as error:
         hint = "Give another text with --dataset."
         if run.recipe.rehearsal and not run.is_rehearsal:
             hint += " --rehearse runs the recipe without its model."
