@@ -110,6 +110,8 @@ def test_compare_measures_once_and_again_only_if_asked(
 
     plain = json.loads(before)
     plain["extras"] = json.loads(saved(tmp_path).read_text())["extras"]
+    weights = {sae["name"]: sae["weights_sha256"] for sae in plain["saes"]}
+    plain["extras"]["autointerp"]["weights"] = weights
     (output / "comparison.json").write_text(json.dumps(plain))
     main([*call, "--overwrite"])
     assert n_passes == 2
