@@ -165,11 +165,49 @@ def test_command_line_trains_meta_by_default(
     assert details["decomposability_bandwidth"] == 3.0
 
 
+OWN_OPTIONS = {
+    "meta_topk": "--k 8",
+    "meta_jumprelu": "--jumprelu_init_threshold 0.5 --l0_coefficient 2",
+    "meta_standard": "--l1_coefficient 2",
+    "meta_gated": "--l1_coefficient 2",
+    "meta_matryoshka_batchtopk": "--k 8 --matryoshka_widths 64 256",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", OWN_OPTIONS)
+def test_command_line_trains_every_architecture(
+    smollm2: Path, text: Dataset, tmp_path: Path, architecture: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    text.to_json(str(tmp_path / "data" / "train.jsonl"))
+    output = tmp_path / "out"
+    main(
+        f"""train --architecture {architecture} {OWN_OPTIONS[architecture]}
+        --model_name {smollm2} --model_class_name AutoModelForCausalLM
+        --hook_name {HOOK} --dataset_path {tmp_path / "data"} --is_dataset_tokenized false
+        --streaming false --training_tokens {STEPS * BATCH} --train_batch_size_tokens {BATCH}
+        --store_batch_size_prompts 8 --d_in 576 --d_sae 256 --meta_d_sae 24 --meta_k 2
+        --primary_steps_per_cycle 3 --meta_steps_per_cycle 2 --log_to_wandb false
+        --meta_lr 0.01 --output_path {output}
+        """.split()
+    )
+    sae, meta = SAE.load_from_disk(output), SAE.load_from_disk(output / "meta")
+    assert type(sae).__module__.startswith("sae_lens.")
+    assert sae.cfg.metadata.training_architecture == architecture
+    assert meta.cfg.architecture() == "jumprelu" and meta.cfg.d_sae == 24
+    details = sae.cfg.metadata.training_architecture_details
+    assert details["decomposability_coefficient"] == 0.3
+    x = torch.randn(4, 576, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(sae(x)).all()
+
+
+@pytest.mark.parametrize("architecture", ["meta", *OWN_OPTIONS])
 def test_command_line_knows_our_fields_and_explains_them(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], architecture: str
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["train", "--architecture", "meta", "--help"])
+        main(["train", "--architecture", architecture, "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "--decomposability_coefficient float Weight of the penalty" in printed
     assert "--meta_d_sae [int] Number of meta latents" in printed

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from sae_lens import ActivationsStore
 from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.load_model import load_model
@@ -175,7 +177,8 @@ def test_a_model_is_loaded_with_the_options_that_the_sae_records(
     tmp_path: Path, trained_with: str, dtype: torch.dtype
 ) -> None:
     # those of another class would not be understood
-    kwargs = {"dtype": "bfloat16"}
+    is_new = Version(transformers.__version__) >= Version("4.56")
+    kwargs = {"dtype" if is_new else "torch_dtype": "bfloat16"}
     sae = saved(
         tmp_path / "sae",
         save_tiny_llama(tmp_path / "model"),
