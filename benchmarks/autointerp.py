@@ -20,7 +20,7 @@ from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.autointerp.asking import Asker, Limits
 from sae_lens_meta.autointerp.contexts import ContextCollector
-from sae_lens_meta.autointerp.judge import OpenAIJudge
+from sae_lens_meta.autointerp.openai_judge import OpenAIJudge
 from sae_lens_meta.autointerp.run import (
     AutointerpConfig,
     Subject,

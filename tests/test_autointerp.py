@@ -31,9 +31,9 @@ from sae_lens_meta.autointerp.controls import random_direction_sae
 from sae_lens_meta.autointerp.judge import (
     JudgeError,
     JudgeRefused,
-    OpenAIJudge,
     Reply,
 )
+from sae_lens_meta.autointerp.openai_judge import OpenAIJudge
 from sae_lens_meta.autointerp.results import InterpretedSAE
 from sae_lens_meta.autointerp.run import (
     AutointerpConfig,

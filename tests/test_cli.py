@@ -125,3 +125,26 @@ def test_whatever_is_imported_first_everything_is_registered(first: str) -> None
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "extra"),
+    [
+        ("matplotlib", ["compare", "--joint", "a", "--solo", "b"], "report"),
+        ("openai", ["autointerp", "--sae", "a=b"], "judge"),
+    ],
+)
+def test_what_an_optional_package_is_missing_for_is_told_before_any_work(
+    missing: str, command: list[str], extra: str
+) -> None:
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; "
+        f"from sae_lens_meta.cli import main; main({command!r})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert (
+        f"{missing} is not installed. pip install 'sae-lens-meta[{extra}]'"
+        in " ".join(found.stderr.split())
+    )
+    assert "Traceback" not in found.stderr

@@ -70,7 +70,7 @@ def test_the_lowest_versions_promised_are_those_that_are_tested() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["demo"], *extras["dev"]]
+    asked = [*project["dependencies"], *(one for of in extras.values() for one in of)]
     floors = {
         requirement.name: Version(specifier.version)
         for requirement in map(Requirement, asked)

@@ -106,7 +106,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {
         str(p.relative_to(folder)): t
         for p in sorted(folder.rglob("sae_weights.safetensors"))
-        for t in [load_file(p)["W_dec"]]
+        for t in [load_file(p)["W_dec"].clone()]  # safetensors before 0.5 maps the file
     }
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
+from sae_lens_meta.extras import MissingExtra
 from sae_lens_meta.interruption import Interrupted
 
 COMMANDS = (
@@ -34,9 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f" Did you mean {near[0]}?" if near else ""
         print(_usage(), file=sys.stderr)  # noqa: T201
         raise SystemExit(f"sae-lens-meta: there is no command {args[0]!r}.{hint}")
-    command = import_module(f"sae_lens_meta.cli.{args[0]}")
     try:
-        command.run(args[1:])
+        import_module(f"sae_lens_meta.cli.{args[0]}").run(args[1:])
     except Exception as error:
         if not _is_said(error):
             raise
@@ -49,7 +49,7 @@ def _is_said(error: Exception) -> bool:
     """Whether its message is what a user needs; else it is a fault of ours, and its trace is."""
     is_of_datasets = type(error).__module__.startswith("datasets.")
     return is_of_datasets or isinstance(
-        error, (ValueError, OSError, ArgumentError, Interrupted)
+        error, (ValueError, OSError, ArgumentError, Interrupted, MissingExtra)
     )
 
 

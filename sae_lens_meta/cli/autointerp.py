@@ -8,7 +8,7 @@ from tyro.conf import UseAppendAction
 
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.autointerp import AutointerpConfig, autointerp, check_number
-from sae_lens_meta.autointerp.judge import OpenAIJudge
+from sae_lens_meta.autointerp.openai_judge import OpenAIJudge
 from sae_lens_meta.autointerp.results import (
     FILENAME,
     AutoInterpretation,

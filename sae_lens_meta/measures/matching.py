@@ -116,9 +116,8 @@ def _assign_nearest(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.nd
     own = np.arange(n_a)[:, None]
     costs = np.concatenate([2.0 - near, np.full((n_a, 1), 4.0)], axis=1)
     choices = np.concatenate([places, n_b + own], axis=1)
-    starts = np.arange(0, costs.size + 1, n_near + 1, dtype=np.int32)
-    places = choices.ravel().astype(np.int32)  # scipy before 1.12 takes no others
-    graph = csr_array((costs.ravel(), places, starts), shape=(n_a, n_b + n_a))
+    starts = np.arange(0, costs.size + 1, n_near + 1)
+    graph = csr_array((costs.ravel(), choices.ravel(), starts), shape=(n_a, n_b + n_a))
     _, chosen = min_weight_full_bipartite_matching(graph)
     partner = np.where(chosen < n_b, chosen, -1)
     left_a = (partner < 0).nonzero()[0]

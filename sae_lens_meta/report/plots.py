@@ -5,14 +5,17 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.style import context
 
 from sae_lens_meta.comparison.figures import L2, PHI
 from sae_lens_meta.comparison.result import ComparedSAE, Comparison
+from sae_lens_meta.extras import extra
 from sae_lens_meta.measures.histograms import Histogram
+
+with extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+    from matplotlib.style import context
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text

@@ -5,13 +5,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
 
 from sae_lens_meta.comparison.result import CandidateWithContexts, Comparison
 from sae_lens_meta.comparison.table import headline_rows, tokens_of_model
+from sae_lens_meta.extras import extra
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.report.plots import all_plots
+
+with extra("report"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def write_report(comparison: Comparison, path: Path) -> None:

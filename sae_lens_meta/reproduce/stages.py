@@ -17,7 +17,7 @@ from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.autointerp import autointerp
-from sae_lens_meta.autointerp.judge import Judge, OpenAIJudge
+from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.comparison.run import compare
@@ -227,6 +227,8 @@ def _judge(run: Run) -> Judge:
     if run.is_rehearsal:
         return RehearsalJudge()
     assert run.judge_url is not None and run.judge_model is not None
+    from sae_lens_meta.autointerp.openai_judge import OpenAIJudge  # an extra
+
     return OpenAIJudge(run.judge_url, run.judge_model)
 
 
