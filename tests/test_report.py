@@ -144,13 +144,13 @@ def test_candidates_are_paged_searched_sorted_and_opened(page: Any) -> None:
         "s.dispatchEvent(new Event('change'))"
     )
     first = [shown.text for shown in candidates(page)[:2]]
-    assert first[0].startswith("Solo 0,") and first[1].startswith("Solo 3,")
+    assert first[0].startswith("solo 0,") and first[1].startswith("solo 3,")
     assert first[0].endswith("between them 0.10; score 0.30")
     assert "40 have a split score above 0.2 in the joint one and 30 in a second" in (
         page.find_element(By.ID, "split_counts").text
     )
     page.execute_script(sort, "fired")
-    assert candidates(page)[0].text.startswith("Solo 999, 1099 tokens")
+    assert candidates(page)[0].text.startswith("solo 999, 1099 tokens")
     search = page.find_element(By.ID, "search")
     search.send_keys("word42 word43")
     n_found = int(page.find_element(By.ID, "count").text.split()[-1])
