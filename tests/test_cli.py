@@ -85,6 +85,7 @@ def test_groups_of_any_name_are_given_and_the_shorthands_are_groups() -> None:
         parse(Compare, "compare", ["--sae", "a", "b"]).groups()
 
 
+@pytest.mark.slow
 def test_importing_the_plugin_costs_little_beside_saelens() -> None:
     code = (
         "import sae_lens, time; start = time.process_time(); import sae_lens_meta; "
@@ -105,6 +106,7 @@ def test_importing_the_plugin_costs_little_beside_saelens() -> None:
     assert min(found) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [
@@ -127,6 +129,7 @@ def test_whatever_is_imported_first_everything_is_registered(first: str) -> None
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "command", "extra"),
     [
