@@ -193,7 +193,7 @@ def test_the_meta_saes_parameters_are_its_own(stock: str, tmp_path: Path) -> Non
     assert meta.W_dec.grad is not None
     init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        reduced = DistributedDataParallel(joint)._module_parameters
+        reduced, _ = DistributedDataParallel(joint)._build_params_for_reducer()
     finally:
         destroy_process_group()
     assert {id(p) for p in reduced} == {id(p) for p in joint.parameters()}
