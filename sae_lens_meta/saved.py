@@ -39,6 +39,7 @@ class Reading:
         model: that can be loaded: a path on this machine, or the Hub's id.
         model_on_the_hub: the Hub's id, beside a path.
         model_file: the file that the model was converted from, such as a GGUF.
+        model_file_sha256: of what that file holds.
         model_class: HookedTransformer, AutoModelForCausalLM or HookedMamba.
         model_kwargs: of the model's `from_pretrained`, such as its dtype.
         hook: whose activations, as recorded.
@@ -56,6 +57,7 @@ class Reading:
     model: str | None = None
     model_on_the_hub: str | None = None
     model_file: str | None = None
+    model_file_sha256: str | None = None
     model_class: str | None = None
     model_kwargs: dict[str, Any] | None = None
     hook: str | None = None
@@ -343,6 +345,7 @@ def _reading(metadata: dict[str, Any]) -> Reading:
         model=metadata.get("model_name"),
         model_on_the_hub=metadata.get("model_on_the_hub"),
         model_file=metadata.get("model_file"),
+        model_file_sha256=metadata.get("model_file_sha256"),
         model_class=metadata.get("model_class_name"),
         model_kwargs=metadata.get("model_from_pretrained_kwargs"),
         hook=metadata.get("hook_name"),

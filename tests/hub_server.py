@@ -241,7 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = {"url": f"{self.hub.url}/{name}"}
         if name in self.hub.repos:  # with its address, which create_repo reads
             raise _Refusal(409, "You already created this model repo", **url)
-        self.hub.new_repo(name, asked.get("visibility") == "private")
+        # older clients send a flag in the place of a word
+        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        self.hub.new_repo(name, is_private)
         self._send_json(url)
 
     def info(self, repo: str, revision: str | None) -> None:

@@ -81,6 +81,20 @@ def test_models_may_differ_in_name_where_one_is_given_for_all() -> None:
     with pytest.raises(ValueError, match="model are .* or give --model"):
         check_comparable(saes)
     check_comparable({"a": sae(seqpos_slice=(None,)), "b": sae(seqpos_slice=None)})
+
+
+def test_two_model_files_of_one_name_are_two_models() -> None:
+    file: dict[str, Any] = {"model_name": "/x", "model_file": "m.gguf"}
+    one = sae(**file, model_file_sha256="a")
+    other = sae(**file, model_file_sha256="b")
+    older = sae(**file)
+    with pytest.raises(ValueError, match="model_file_sha256 are 'b' and 'a'"):
+        check_comparable({"one": one, "other": other})
+    check_comparable({"one": one, "other": other}, {"model"})
+    check_comparable({"one": one, "older": older})
+
+
+def test_two_names_of_one_hook_are_one_hook() -> None:
     hooks = (
         "model.layers.3",
         "blocks.3.hook_resid_post",

@@ -18,7 +18,13 @@ from transformers import AutoModelForCausalLM
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations import gguf as conversion
 from sae_lens_meta.activations.gguf import convert_gguf
-from sae_lens_meta.activations.language_model import model_path
+from sae_lens_meta.activations.language_model import (
+    found_model,
+    is_same_model,
+    model_metadata,
+    model_path,
+)
+from sae_lens_meta.saved import Reading
 from tests.helpers import meta_config
 
 WIDTH, MLP, N_HEADS = 32, 48, 2
@@ -188,3 +194,21 @@ print(convert_gguf(Path(sys.argv[1]), Path(sys.argv[2])))
     assert [process.returncode for process in both] == [0, 0]
     (folder,) = folders
     np.testing.assert_array_equal(embedding(folder), weights["token_embd"])
+
+
+def test_a_file_is_told_from_another_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / folder / "model.gguf" for folder in ("a", "b")]
+    for seed, path in enumerate(files):
+        write_gguf(path, seed)
+    records: list[dict[str, Any]] = [model_metadata(str(path)) for path in files]
+    installed, other = (Reading(model="/gone", **record) for record in records)
+    monkeypatch.setattr(
+        "sae_lens_meta.activations.language_model.smollm2_gguf", lambda: files[0]
+    )
+    assert found_model(installed) == ("smollm2", [])
+    assert is_same_model("smollm2", installed)
+    assert not is_same_model("smollm2", other)
+    with pytest.raises(ValueError, match="is not there. Give --model"):
+        found_model(other)

@@ -42,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
     metadata = cfg.metadata
     metadata.model_name, metadata.model_class_name = "/tmp/m", "AutoModelForCausalLM"
     metadata.model_on_the_hub, metadata.model_file = "org/m", "m.Q4.gguf"
+    metadata.model_file_sha256 = "ef" * 32
     metadata.hook_name, metadata.hook_head_index = "model.layers.11", None
     metadata.context_size, metadata.prepend_bos = 64, False
     metadata.exclude_special_tokens, metadata.disable_concat_sequences = [1, 2], True
@@ -75,7 +76,7 @@ def test_all_that_is_recorded_is_read(folder: Path) -> None:
     assert (sae.d_in, sae.d_sae, sae.coefficient) == (16, 64, 0.3)
     assert (sae.init_seed, sae.data_seed) == (7, 5)
     assert (reading.model, reading.model_on_the_hub) == ("/tmp/m", "org/m")
-    assert reading.model_file == "m.Q4.gguf"
+    assert (reading.model_file, reading.model_file_sha256) == ("m.Q4.gguf", "ef" * 32)
     assert reading.model_kwargs == {"dtype": "bfloat16"}
     assert (reading.hook, reading.transformer_lens_hook) == (
         "model.layers.11",

@@ -22,7 +22,9 @@ def check_comparable(saes: dict[str, SavedSAE], given: Set[str] = frozenset()) -
     for name in others:
         for what, get in _MUST_AGREE.items():
             mine, theirs = get(saes[name]), get(saes[first])
-            if mine != theirs and what not in given:
+            if what in _WHERE_RECORDED and None in (mine, theirs):
+                continue
+            if mine != theirs and _WHERE_RECORDED.get(what, what) not in given:
                 option = f" or give --{what} for all" if what in NEEDED else ""
                 raise ValueError(
                     f"{name!r} and {first!r} cannot be compared: their {what} are {mine!r} and "
@@ -44,6 +46,7 @@ _MUST_AGREE: dict[str, Callable[[SavedSAE], Any]] = {
     "hook": lambda sae: sae.reading.transformer_lens_hook or sae.reading.hook,
     "head": lambda sae: sae.reading.head,
     "model": lambda sae: sae.reading.model_file or sae.reading.model,
+    "model_file_sha256": lambda sae: sae.reading.model_file_sha256,
     "model_class": lambda sae: sae.reading.model_class,
     "context_size": lambda sae: sae.reading.context_size,
     "prepend_bos": lambda sae: sae.reading.prepend_bos,
@@ -60,3 +63,6 @@ _MUST_AGREE: dict[str, Callable[[SavedSAE], Any]] = {
     },
     "seqpos_slice": lambda sae: slice(*(sae.reading.seqpos_slice or (None,))),
 }
+
+# not recorded by older SAEs; and the option that gives it for all
+_WHERE_RECORDED = {"model_file_sha256": "model"}

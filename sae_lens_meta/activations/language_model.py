@@ -9,6 +9,7 @@ from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import name_in
 from sae_lens_meta.saved import Reading
 
@@ -28,11 +29,12 @@ def model_path(model: str) -> str:
 def model_metadata(model: str) -> dict[str, str]:
     """What an SAE records of a model that is converted from a file, beside its local path."""
     if model == SMOLLM2:
-        return {
-            "model_file": smollm2_gguf().name,
-            "model_on_the_hub": SMOLLM2_ON_THE_HUB,
-        }
-    return {"model_file": Path(model).name} if model.endswith(".gguf") else {}
+        return _file_metadata(smollm2_gguf()) | {"model_on_the_hub": SMOLLM2_ON_THE_HUB}
+    return _file_metadata(Path(model)) if model.endswith(".gguf") else {}
+
+
+def _file_metadata(gguf: Path) -> dict[str, str]:
+    return {"model_file": gguf.name, "model_file_sha256": file_sha256(gguf)}
 
 
 def load_language_model(
@@ -80,11 +82,7 @@ def found_model(reading: Reading) -> tuple[str, list[str]]:
     """The name to load the recorded model by, and what is said of it."""
     name = str(reading.model)
     is_here = Path(name).expanduser().exists()
-    if (
-        reading.model_file is not None
-        and not is_here
-        and _is_installed(reading.model_file)
-    ):
+    if not is_here and _is_installed(reading):
         return SMOLLM2, []
     if name.startswith(("/", "~", ".")) and not is_here:
         if reading.model_on_the_hub is None:
@@ -98,11 +96,15 @@ def found_model(reading: Reading) -> tuple[str, list[str]]:
     return name, []
 
 
-def _is_installed(model_file: str) -> bool:
+def _is_installed(reading: Reading) -> bool:
+    """Whether the file that the model was converted from is the one of SmolLM2's package."""
     try:
-        return smollm2_gguf().name == model_file
+        installed = smollm2_gguf()
     except FileNotFoundError:
         return False
+    if reading.model_file_sha256 is None:  # as before releases recorded it
+        return installed.name == reading.model_file
+    return file_sha256(installed) == reading.model_file_sha256
 
 
 def longest_context(model: Any) -> int | None:
@@ -118,5 +120,5 @@ def longest_context(model: Any) -> int | None:
 def is_same_model(given: str, recorded: Reading) -> bool:
     """Whether `given` names the model that is recorded, in other words."""
     if given == SMOLLM2 and recorded.model_file is not None:
-        return _is_installed(recorded.model_file)
+        return _is_installed(recorded)
     return recorded.model is not None and model_path(given) == recorded.model

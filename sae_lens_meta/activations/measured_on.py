@@ -177,7 +177,9 @@ def completed(
     }
     if "model" in given:
         # of another model neither its file nor its options are those of the recorded one
-        reading = replace(reading, model_on_the_hub=None, model_file=None)
+        reading = replace(
+            reading, model_on_the_hub=None, model_file=None, model_file_sha256=None
+        )
     if reading.model_class not in (None, recorded.model_class):
         reading = replace(reading, model_kwargs=None)
     for name in NEEDED:

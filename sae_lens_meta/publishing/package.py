@@ -204,6 +204,8 @@ def public_metadata(reading: Reading, model: str | None) -> dict[str, Any]:
     }
     if reading.model_file is not None:
         named["model_file"] = reading.model_file
+    if reading.model_file_sha256 is not None:
+        named["model_file_sha256"] = reading.model_file_sha256
     if named["hook_name"] != reading.hook:
         named["hf_hook_name"] = reading.hook
     return named
