@@ -13,6 +13,7 @@ from typing_extensions import override
 from sae_lens_meta.training.config import FOLDED_NORMALIZATIONS
 from sae_lens_meta.training.host_counts import HostCounts
 from sae_lens_meta.training.meta_sae import MetaSAE
+from sae_lens_meta.training.of_training import LeavesOut
 from sae_lens_meta.training.penalty import unit_rows
 from sae_lens_meta.training.resume import check_weights
 
@@ -23,7 +24,7 @@ META = "meta_sae."
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
 
-class CarriesMetaSAE(HostCounts, _Base):
+class CarriesMetaSAE(LeavesOut, HostCounts, _Base):
     """
     A training SAE of SAELens with a meta SAE, or None, and the place in its cycle.
 
@@ -36,6 +37,7 @@ class CarriesMetaSAE(HostCounts, _Base):
     meta_sae: MetaSAE | None
     steps_in_cycle: torch.Tensor
     host_counts = ("steps_in_cycle",)
+    of_training = (META, "steps_in_cycle")
 
     def carry(self, meta_sae: MetaSAE | None) -> None:
         """Takes the meta SAE along; None for a solo SAE."""
@@ -81,15 +83,6 @@ class CarriesMetaSAE(HostCounts, _Base):
                         'Load the training SAE with dtype="float32".'
                     )
                 state_dict[name] = state_dict[name].to(tensor.dtype)
-
-    @override
-    def process_state_dict_for_saving_inference(
-        self, state_dict: dict[str, Any]
-    ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
-        for name in list(state_dict):
-            if name.startswith(META) or name == "steps_in_cycle":
-                del state_dict[name]
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
