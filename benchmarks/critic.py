@@ -16,7 +16,7 @@ from rich.table import Table
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
-from sae_lens_meta.training.decomposability import meta_fit
+from sae_lens_meta.training.meta_fit import meta_fit
 from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
 from sae_lens_meta.training.penalty import unit_rows
 

@@ -19,6 +19,7 @@ meta_selection_smollm2.jsonl:
 import argparse
 import json
 import os
+from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,6 +43,7 @@ from benchmarks.ground_truth import (
     synthetic_model,
 )
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.penalty import decomposability
 
 SEEDS = range(5)
@@ -63,7 +65,8 @@ def off_by(sae: MetaTrainingSAE) -> tuple[float, float]:
     """Relative error of the mean penalty with what is held, and of its gradient."""
     assert sae.meta_sae is not None
     found = []
-    for reconstruct in (sae.meta_sae.reconstruct_held, sae.meta_sae.reconstruct):
+    every_step = partial(MetaSAE.reconstruct, sae.meta_sae)
+    for reconstruct in (sae.meta_sae.reconstruct, every_step):
         W_dec = sae.W_dec.detach().clone().requires_grad_()
         recons = reconstruct(W_dec.detach())
         bandwidth = sae.cfg.decomposability_bandwidth

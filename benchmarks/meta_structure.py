@@ -23,10 +23,10 @@ from tqdm.auto import tqdm, trange
 
 import sae_lens_meta  # noqa: F401  (registers the bundled release)
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
-from sae_lens_meta.training.decomposability import meta_fit
-from sae_lens_meta.training.meta_sae import DEAD_AFTER_STEPS
+from sae_lens_meta.training.meta_fit import meta_fit
 from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.training.penalty import unit_rows
+from sae_lens_meta.training.silence import DEAD_AFTER_STEPS
 
 RELEASE = "metasae-smollm2-135m-instruct-l11"
 HOOK = "blocks.11.hook_resid_post"

@@ -35,8 +35,9 @@ from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import train_together
+from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.training.checks import pace
-from sae_lens_meta.training.decomposability import META_FOLDER, meta_fit
+from sae_lens_meta.training.meta_fit import meta_fit
 from sae_lens_meta.training.penalty import unit_rows
 
 NAME = "metasae-smollm2-135m-instruct-l11"

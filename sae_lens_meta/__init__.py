@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 if TYPE_CHECKING:
-    from sae_lens_meta.training.config import MetaTrainingSAEConfig
-    from sae_lens_meta.training.joint import MetaTrainingSAE
+    from sae_lens_meta.training.joint import MetaTrainingSAE, MetaTrainingSAEConfig
     from sae_lens_meta.training.meta_sae import MetaSAE
     from sae_lens_meta.training.registration import register
     from sae_lens_meta.zoo.names import list_pretrained, load_meta_sae, register_zoo
@@ -21,7 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "MetaSAE": "training.meta_sae",
     "MetaTrainingSAE": "training.joint",
-    "MetaTrainingSAEConfig": "training.config",
+    "MetaTrainingSAEConfig": "training.joint",
     "list_pretrained": "zoo.names",
     "load_meta_sae": "zoo.names",
     "register": "training.registration",

@@ -112,7 +112,7 @@ def test_importing_the_plugin_costs_little_beside_saelens() -> None:
     [
         "import sae_lens_meta",
         "from sae_lens_meta.zoo.names import list_pretrained",
-        "from sae_lens_meta.training.config import MetaTrainingSAEConfig",
+        "from sae_lens_meta.training.config import DecomposabilityConfig",
         "from sae_lens_meta.measures.evaluate import evaluate",
         "import sae_lens; import sae_lens_meta",
     ],

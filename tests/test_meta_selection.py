@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.training.held_selection import HeldMetaSAE
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, trainer_for
 
@@ -26,7 +28,7 @@ def cycle_sae(**changes: Any) -> MetaTrainingSAE:
 def in_float64(sae: MetaTrainingSAE, W_dec: torch.Tensor) -> torch.Tensor:
     """Reconstructions of the rows by the latents that are held, written out."""
     meta_sae = sae.meta_sae
-    assert meta_sae is not None
+    assert isinstance(meta_sae, HeldMetaSAE)
     weights = {name: p.detach().double() for name, p in meta_sae.named_parameters()}
     rows, eps = unit_rows(W_dec.double()), 0.0
     mean, std = torch.zeros(len(rows), 1).double(), torch.ones(len(rows), 1).double()
@@ -58,24 +60,24 @@ def test_what_is_held_reconstructs_the_rows_as_they_are_now(
 ) -> None:
     sae = MetaTrainingSAE(meta_config(meta_selection="cycle", **changes))
     meta_sae, generator = sae.meta_sae, torch.Generator().manual_seed(3)
-    assert meta_sae is not None
+    assert isinstance(meta_sae, HeldMetaSAE)
     for part in (sae, meta_sae):
         for parameter in part.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator)
     meta_sae.hold(sae.W_dec.detach())
     moved = sae.W_dec.detach() + 0.5 * torch.randn(sae.W_dec.shape, generator=generator)
-    ours, exact = meta_sae.reconstruct_held(moved), in_float64(sae, moved)
+    ours, exact = meta_sae.reconstruct(moved), in_float64(sae, moved)
     assert (ours - exact).norm() < ROUNDING * exact.norm()
     # the selection is that of the rows before they moved, not a new one
-    assert (meta_sae.reconstruct(moved) - exact).norm() > 0.01 * exact.norm()
+    assert (MetaSAE.reconstruct(meta_sae, moved) - exact).norm() > 0.01 * exact.norm()
 
 
 def test_without_a_move_it_is_what_every_step_selects() -> None:
     sae = cycle_sae()
-    assert sae.meta_sae is not None
+    assert isinstance(sae.meta_sae, HeldMetaSAE)
     sae.meta_sae.hold(sae.W_dec.detach())
-    held = sae.meta_sae.reconstruct_held(sae.W_dec.detach())
-    anew = sae.meta_sae.reconstruct(sae.W_dec.detach())
+    held = sae.meta_sae.reconstruct(sae.W_dec.detach())
+    anew = MetaSAE.reconstruct(sae.meta_sae, sae.W_dec.detach())
     assert (held - anew).norm() < ROUNDING * anew.norm()
 
 
@@ -84,7 +86,7 @@ def test_it_is_selected_in_the_first_step_of_a_cycle_and_held_until_the_next() -
     trainer, held = trainer_for(sae, sparse_batches(), 100, lr=1e-2), []
     for _, batch in zip(range(9), sparse_batches(), strict=False):
         trainer.step(batch)
-        assert sae.meta_sae is not None
+        assert isinstance(sae.meta_sae, HeldMetaSAE)
         held.append(sae.meta_sae.held.clone())
     same = [torch.equal(a, b) for a, b in zip(held, held[1:], strict=False)]
     assert same == [True, True, False] * 2 + [True, True]

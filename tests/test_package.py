@@ -66,6 +66,13 @@ assert "rich.console" not in sys.modules or "sae_lens_meta.cli.demo" not in sys.
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_objective_is_read_in_five_minutes() -> None:
+    files = ("config.py", "penalty.py", "decomposability.py", "meta_sae.py")
+    training = ROOT / "sae_lens_meta" / "training"
+    texts = [(training / name).read_text() for name in files]
+    assert sum(len(text.splitlines()) for text in texts) < 500
+
+
 def test_the_lowest_versions_promised_are_those_that_are_tested() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

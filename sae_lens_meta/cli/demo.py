@@ -52,7 +52,7 @@ from sae_lens_meta.measures.top_contexts import TopContexts
 from sae_lens_meta.reproduce.training import train_together
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.training.checks import hook_width
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
+from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 RECORD = "demo.json"
 JOINT, SOLO = "joint", "solo"

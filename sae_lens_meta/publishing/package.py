@@ -22,7 +22,7 @@ from sae_lens_meta.hooks import transformer_lens_name
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.report import write_report
 from sae_lens_meta.saved import Reading, SavedSAE
-from sae_lens_meta.training.decomposability import META_FOLDER
+from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.zoo.releases import check_inside
 
 CARD = "README.md"

@@ -15,7 +15,7 @@ from rich.table import Table
 from sae_lens_meta.activations.cache import SHARD_TOKENS, SHARDS_MIXED
 from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.training.backend.cuda import CHUNK, tensor_cores
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
+from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 GB = 1e9
 BYTES = 4  # float32

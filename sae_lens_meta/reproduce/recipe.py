@@ -14,7 +14,7 @@ from sae_lens.config import LoggingConfig
 from sae_lens_meta.autointerp.config import AutointerpConfig
 from sae_lens_meta.comparison.config import Settings
 from sae_lens_meta.comparison.members import JOINT, SOLO
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
+from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 # of MultiSAETrainingRunnerConfig: what changes how tokens are read would have to be known to
 # everything that measures, and what is written where is the recipe's own

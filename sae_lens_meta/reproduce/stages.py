@@ -33,7 +33,7 @@ from sae_lens_meta.reproduce.training import (
     finished_checkpoints,
     train_together,
 )
-from sae_lens_meta.training.decomposability import META_FOLDER
+from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.training.joint import MetaTrainingSAE
 
 MATRICES = ("W_enc", "W_dec")

@@ -20,8 +20,7 @@ from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
 
 from sae_lens_meta.interruption import Interrupted, StopSignals
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
-from sae_lens_meta.training.joint import MetaTrainingSAE
+from sae_lens_meta.training.joint import MetaTrainingSAE, MetaTrainingSAEConfig
 
 FINAL = "final_"  # SAELens's name of the checkpoint that ends a training
 Batches = Iterator[dict[str, torch.Tensor]]

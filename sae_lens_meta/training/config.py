@@ -1,27 +1,18 @@
 """Settings of the training architectures whose decoder rows a meta SAE explains."""
 
 import copy
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from sae_lens import BatchTopKTrainingSAEConfig
 from sae_lens.registry import SAE_CLASS_REGISTRY, get_sae_class
 from sae_lens.saes.sae import SAEConfig, TrainingSAEConfig
 from typing_extensions import override
 
-SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
+from sae_lens_meta.training.ranges import check_penalty
+
 # whose factor or matrices SAELens folds into the weights when a training ends
 FOLDED_NORMALIZATIONS = ("expected_average_only_in", "covariance_whitening")
-META_SELECTIONS = ("every_step", "cycle")
 META_WIDTH_RATIO = 0.09
-WHOLE_NUMBERS = (
-    "meta_d_sae",
-    "decomposability_warm_up_steps",
-    "primary_steps_per_cycle",
-    "meta_steps_per_cycle",
-    "init_seed",
-)
 
 
 # a mixin that is checked as what it is mixed into, and leaves that class's defaults alone
@@ -107,115 +98,5 @@ class DecomposabilityConfig(_Base):
             return self.meta_d_sae
         return max(1, round(META_WIDTH_RATIO * self.d_sae))
 
-    def _require(self, field: str, holds: bool, rule: str) -> None:
-        value = getattr(self, field)
-        if not holds or (isinstance(value, float) and not math.isfinite(value)):
-            raise ValueError(f"{field} must be {rule}, got {value}.")
-
     def _check(self) -> None:
-        require = self._require
-        for field in WHOLE_NUMBERS:
-            is_whole = isinstance(getattr(self, field), int | None)
-            require(field, is_whole, "a whole number")
-        require(
-            "meta_selection",
-            self.meta_selection in META_SELECTIONS,
-            f"one of {', '.join(META_SELECTIONS)}",
-        )
-        if not 1 <= self.meta_width < self.d_sae:
-            raise ValueError(
-                f"meta_d_sae must be at least 1 and below d_sae={self.d_sae}, "
-                f"got {self.meta_width}."
-            )
-        require(
-            "meta_k",
-            0 < self.meta_k <= self.meta_width,
-            f"above 0 and at most meta_d_sae={self.meta_width}",
-        )
-        require(
-            "meta_k",
-            int(self.meta_k * self.d_sae) >= 1,
-            f"at least 1 / d_sae = {1 / self.d_sae:.3g}, to keep a latent of all rows",
-        )
-        for field in ("decomposability_coefficient", "decomposability_warm_up_steps"):
-            require(field, getattr(self, field) >= 0, "at least 0")
-        norm = self.decoder_init_norm
-        require("decoder_init_norm", norm is None or norm > 0, "above 0 or None")
-        for field in ("decomposability_bandwidth", "meta_lr"):
-            require(field, getattr(self, field) > 0, "above 0")
-        for field in ("primary_steps_per_cycle", "meta_steps_per_cycle"):
-            require(field, getattr(self, field) >= 1, "at least 1")
-        for field in ("meta_adam_beta1", "meta_adam_beta2"):
-            require(field, 0 <= getattr(self, field) < 1, "at least 0 and below 1")
-
-
-@dataclass
-class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
-    """
-    Configuration class for training a MetaTrainingSAE.
-
-    A primary BatchTopK SAE is trained jointly with a small meta SAE that sparsely
-    reconstructs the primary's decoder rows. Every decoder row that the meta SAE
-    reconstructs well adds to the primary's loss (MetaSAEs, arXiv:2604.03436), which
-    pushes the primary towards latents that are not mixtures of shared directions.
-
-    A solo SAE, the control, is this architecture with `decomposability_coefficient=0`.
-    After training, both SAEs are saved as JumpReLU SAEs.
-
-    Args:
-        k (float): Average number of latents to keep active across the batch.
-            Inherited from BatchTopKTrainingSAEConfig.
-        topk_threshold_lr (float): Rate of the running threshold that is logged. The exported one
-            is taken from the last activations instead. Inherited from BatchTopKTrainingSAEConfig.
-        aux_loss_coefficient (float): Weight of the dead-latent loss; 1/32 as in the author's code.
-            Inherited from TopKTrainingSAEConfig.
-        use_sparse_activations (bool | None): Whether products are taken over active latents only:
-            the same numbers to rounding. None chooses by shape and device; False is for
-            debugging. Inherited from TopKTrainingSAEConfig.
-        rescale_acts_by_decoder_norm (bool): Treat the decoder as if it was already normalized.
-            Inherited from TopKTrainingSAEConfig.
-        decoder_init_norm (float | None): Norm to initialize decoder rows to; 1 as in the author's
-            code. Inherited from TrainingSAEConfig.
-        normalize_activations (str): none, expected_average_only_in or layer_norm. With layer_norm,
-            as in the paper, all losses are taken in the normalized space. Inherited from SAEConfig.
-        d_in (int): Input dimension (dimensionality of the activations being encoded).
-            Inherited from SAEConfig.
-        d_sae (int): SAE latent dimension (number of features in the SAE).
-            Inherited from SAEConfig.
-        dtype (str): Data type for the SAE parameters. Inherited from SAEConfig.
-        device (str): Device to place the SAE on. Inherited from SAEConfig.
-
-    Raises:
-        ValueError: for a value outside its range, naming the field and the value.
-    """
-
-    normalize_activations: Literal[  # type: ignore[assignment]
-        "none", "expected_average_only_in", "layer_norm"
-    ] = "layer_norm"
-    aux_loss_coefficient: float = 1 / 32
-    decoder_init_norm: float | None = 1.0
-    use_sparse_activations: bool | None = None  # type: ignore[assignment]
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        return "meta"
-
-    @override
-    def _check(self) -> None:
-        require = self._require
-        require(
-            "normalize_activations",
-            self.normalize_activations in SUPPORTED_NORMALIZATIONS,
-            f"one of {', '.join(SUPPORTED_NORMALIZATIONS)} for architecture 'meta'",
-        )
-        require(
-            "k", 0 < self.k <= self.d_sae, f"above 0 and at most d_sae={self.d_sae}"
-        )
-        require("aux_loss_coefficient", self.aux_loss_coefficient >= 0, "at least 0")
-        if self.use_sparse_activations and self.dtype not in ("float32", "float64"):
-            raise ValueError(
-                f"use_sparse_activations=True needs dtype float32 or float64, got "
-                f"{self.dtype}. Leave it at None, which chooses what is faster."
-            )
-        super()._check()
+        check_penalty(self)

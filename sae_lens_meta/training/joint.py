@@ -1,25 +1,85 @@
 """The architecture `meta`: fast exact BatchTopK in the normalised space, with the penalty."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from sae_lens import BatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from typing_extensions import override
 
 from sae_lens_meta.training.backend import backend_of
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
+from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.decomposability import DecomposabilityMixin
 from sae_lens_meta.training.meta_sae import MetaSAEConfig
 from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
+from sae_lens_meta.training.ranges import check_batch_topk
 
 # Activations that the exported threshold is taken from: some of each of the last 64 steps,
 # since neighbouring batches often come from one document.
 N_RECENT_INPUTS = 4096
 N_RECENT_PER_STEP = 64
 RECENT = ("recent_inputs", "n_recent_inputs")
+
+
+@dataclass
+class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
+    """
+    Configuration class for training a MetaTrainingSAE.
+
+    A primary BatchTopK SAE is trained jointly with a small meta SAE that sparsely
+    reconstructs the primary's decoder rows. Every decoder row that the meta SAE
+    reconstructs well adds to the primary's loss (MetaSAEs, arXiv:2604.03436), which
+    pushes the primary towards latents that are not mixtures of shared directions.
+
+    A solo SAE, the control, is this architecture with `decomposability_coefficient=0`.
+    After training, both SAEs are saved as JumpReLU SAEs.
+
+    Args:
+        k (float): Average number of latents to keep active across the batch.
+            Inherited from BatchTopKTrainingSAEConfig.
+        topk_threshold_lr (float): Rate of the running threshold that is logged. The exported one
+            is taken from the last activations instead. Inherited from BatchTopKTrainingSAEConfig.
+        aux_loss_coefficient (float): Weight of the dead-latent loss; 1/32 as in the author's code.
+            Inherited from TopKTrainingSAEConfig.
+        use_sparse_activations (bool | None): Whether products are taken over active latents only:
+            the same numbers to rounding. None chooses by shape and device; False is for
+            debugging. Inherited from TopKTrainingSAEConfig.
+        rescale_acts_by_decoder_norm (bool): Treat the decoder as if it was already normalized.
+            Inherited from TopKTrainingSAEConfig.
+        decoder_init_norm (float | None): Norm to initialize decoder rows to; 1 as in the author's
+            code. Inherited from TrainingSAEConfig.
+        normalize_activations (str): none, expected_average_only_in or layer_norm. With layer_norm,
+            as in the paper, all losses are taken in the normalized space. Inherited from SAEConfig.
+        d_in (int): Input dimension (dimensionality of the activations being encoded).
+            Inherited from SAEConfig.
+        d_sae (int): SAE latent dimension (number of features in the SAE).
+            Inherited from SAEConfig.
+        dtype (str): Data type for the SAE parameters. Inherited from SAEConfig.
+        device (str): Device to place the SAE on. Inherited from SAEConfig.
+
+    Raises:
+        ValueError: for a value outside its range, naming the field and the value.
+    """
+
+    normalize_activations: Literal[  # type: ignore[assignment]
+        "none", "expected_average_only_in", "layer_norm"
+    ] = "layer_norm"
+    aux_loss_coefficient: float = 1 / 32
+    decoder_init_norm: float | None = 1.0
+    use_sparse_activations: bool | None = None  # type: ignore[assignment]
+
+    @override
+    @classmethod
+    def architecture(cls) -> str:
+        return "meta"
+
+    @override
+    def _check(self) -> None:
+        check_batch_topk(self)
+        super()._check()
 
 
 class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):

@@ -6,8 +6,7 @@ from sae_lens.registry import (
 )
 
 from sae_lens_meta.training import architectures as made
-from sae_lens_meta.training.config import MetaTrainingSAEConfig
-from sae_lens_meta.training.joint import MetaTrainingSAE
+from sae_lens_meta.training.joint import MetaTrainingSAE, MetaTrainingSAEConfig
 
 ARCHITECTURES = (
     (MetaTrainingSAE, MetaTrainingSAEConfig),
