@@ -20,7 +20,7 @@ from sae_lens_meta.measures.meta_structure import meta_explained_variance
 from sae_lens_meta.measures.phi import measurable, phi_rows, summarize_phi
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 
-META_WIDTH, META_K, META_STEPS = 0.09, 4, 500  # of the meta SAE that both are held to
+META_WIDTH, META_K, META_STEPS = 0.09, 4, 300  # of the meta SAE that both are held to
 
 
 @dataclass(frozen=True)

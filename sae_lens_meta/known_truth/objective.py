@@ -62,12 +62,12 @@ class Objective:
         self, steps: int, batch_size: int, lr: float
     ) -> SAETrainerConfig:
         """SAELens's trainer for `steps` of this objective."""
-        settings = {"lr": lr, "adam_beta2": ADAM_BETA2} | self.trainer
+        settings: dict[str, Any] = {"lr": lr, "adam_beta2": ADAM_BETA2} | self.trainer
         return SAETrainerConfig(
             total_training_samples=steps * batch_size,
             train_batch_size_samples=batch_size,
             dead_feature_window=DEAD_FEATURE_WINDOW,
-            **{"lr_end": settings["lr"]} | settings,
+            **({"lr_end": settings["lr"]} | settings),
         )
 
 

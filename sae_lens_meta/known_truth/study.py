@@ -58,8 +58,8 @@ class StudyConfig:
     dictionary: tuple[float, ...] = (1.0,)
     k: tuple[float, ...] = (4,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    steps: int = 9000
-    batch_size: int = 256
+    steps: int = 4000
+    batch_size: int = 512
     lr: float = 3e-3
     test_samples: int = 25_000
     processes: int = 1

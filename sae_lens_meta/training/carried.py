@@ -18,6 +18,7 @@ from sae_lens_meta.training.resume import check_weights
 
 META_FOLDER = "meta"
 META = "meta_sae."
+OVERLAP = "overlap."  # what another penalty counts
 
 # a mixin that is checked as what it is mixed into
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
@@ -88,7 +89,7 @@ class CarriesMetaSAE(HostCounts, _Base):
     ) -> None:
         super().process_state_dict_for_saving_inference(state_dict)
         for name in list(state_dict):
-            if name.startswith(META) or name == "steps_in_cycle":
+            if name.startswith((META, OVERLAP)) or name == "steps_in_cycle":
                 del state_dict[name]
 
     @override

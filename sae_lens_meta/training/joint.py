@@ -14,8 +14,8 @@ from sae_lens_meta.training.backend import backend_of
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.decomposability import DecomposabilityMixin
 from sae_lens_meta.training.meta_sae import MetaSAEConfig
-from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.training.ranges import check_batch_topk
+from sae_lens_meta.training.schedules import ScheduledTrainingSAE, SchedulesConfig
 
 # Activations that the exported threshold is taken from: some of each of the last 64 steps,
 # since neighbouring batches often come from one document.
@@ -25,7 +25,9 @@ RECENT = ("recent_inputs", "n_recent_inputs")
 
 
 @dataclass
-class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
+class MetaTrainingSAEConfig(
+    SchedulesConfig, DecomposabilityConfig, BatchTopKTrainingSAEConfig
+):
     """
     Configuration class for training a MetaTrainingSAE.
 
@@ -79,10 +81,11 @@ class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
     @override
     def _check(self) -> None:
         check_batch_topk(self)
+        self.check_schedules(self.d_sae)
         super()._check()
 
 
-class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):
+class MetaTrainingSAE(DecomposabilityMixin, ScheduledTrainingSAE):
     """
     Primary SAE trained jointly with a meta SAE over its decoder rows (arXiv:2604.03436).
 
@@ -92,7 +95,7 @@ class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):
     cfg: MetaTrainingSAEConfig  # type: ignore[assignment]
     recent_inputs: torch.Tensor
     n_recent_inputs: torch.Tensor
-    host_counts = ("steps_in_cycle", "n_recent_inputs")
+    host_counts = ("steps_in_cycle", "n_recent_inputs", "steps_taken")
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
@@ -173,8 +176,8 @@ class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):
         self, state_dict: dict[str, Any]
     ) -> None:
         super().process_state_dict_for_saving_inference(state_dict)
-        for name in RECENT:
-            del state_dict[name]
+        for name in (*RECENT, "steps_taken"):
+            state_dict.pop(name, None)
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:

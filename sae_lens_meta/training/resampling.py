@@ -1,13 +1,17 @@
 """Dead rows drawn anew, where the reconstruction misses most."""
 
+from functools import cache
 from typing import Any
 
 import torch
 from sae_lens import TrainingSAE
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 ENCODER_SCALE = 0.5  # of the living rows' median norm
+# where in a parameter the moments are to be forgotten
+_PENDING: Any = WeakTensorKeyDictionary()
 
 
 @torch.no_grad()
@@ -50,21 +54,23 @@ def _forget(sae: TrainingSAE[Any], latents: torch.Tensor) -> None:
     """
     Has the moments of `latents` cleared before the next step of the optimizer of `sae`.
 
-    SAELens's trainer hands its optimizer to nobody; the hook sees every optimizer's steps and
-    leaves after the first that is of this SAE.
+    SAELens's trainer hands its optimizer to nobody, so every optimizer's steps are looked at.
     """
-    places = [
-        (sae.W_dec, (latents,)),
-        (sae.W_enc, (slice(None), latents)),
-        (sae.b_enc, (latents,)),
-    ]
+    _PENDING[sae.W_dec] = (latents,)
+    _PENDING[sae.W_enc] = (slice(None), latents)
+    _PENDING[sae.b_enc] = (latents,)
+    _look_at_steps()
 
-    def clear(optimizer: Optimizer, *_: Any) -> None:
-        if sae.W_dec not in optimizer.state:
-            return
-        handle.remove()
-        for parameter, place in places:
+
+@cache
+def _look_at_steps() -> None:
+    register_optimizer_step_pre_hook(_clear_pending)
+
+
+def _clear_pending(optimizer: Optimizer, *_: Any) -> None:
+    if not _PENDING:
+        return
+    for parameter, state in optimizer.state.items():
+        if (place := _PENDING.pop(parameter, None)) is not None:
             for name in ("exp_avg", "exp_avg_sq"):
-                optimizer.state[parameter][name][place] = 0
-
-    handle = register_optimizer_step_pre_hook(clear)
+                state[name][place] = 0
