@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "autointerp",
+    "groundtruth",
     "publish",
     "reproduce",
     "list",

@@ -10,6 +10,8 @@ from sae_lens_meta.saved import SavedSAE
 # groups whose members must have been trained as their names say
 JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
 # what a variant of joint SAEs is called by, where they record it
+# settings that SAEs were trained with before there was a choice
+_BEFORE = {"penalty": "decomposability", "resample_every": 0, "k_anneal_steps": 0}
 _SHOWN = {
     "decomposability_coefficient": "lambda_2",
     "decomposability_bandwidth": "sigma^2",
@@ -106,7 +108,7 @@ def variants(
 
 def _settings(sae: SavedSAE) -> dict[str, Any]:
     settings = {key: value for key, value in sae.settings.items() if key != "init_seed"}
-    return {"d_sae": sae.d_sae, **settings}
+    return {"d_sae": sae.d_sae, **_BEFORE, **settings}
 
 
 def _differing(settings: list[dict[str, Any]]) -> list[str]:

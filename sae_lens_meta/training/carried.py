@@ -19,6 +19,7 @@ from sae_lens_meta.training.resume import check_weights
 
 META_FOLDER = "meta"
 META = "meta_sae."
+OVERLAP = "overlap."  # what another penalty counts
 
 # a mixin that is checked as what it is mixed into
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
@@ -37,7 +38,7 @@ class CarriesMetaSAE(LeavesOut, HostCounts, _Base):
     meta_sae: MetaSAE | None
     steps_in_cycle: torch.Tensor
     host_counts = ("steps_in_cycle",)
-    of_training = (META, "steps_in_cycle")
+    of_training = (META, OVERLAP, "steps_in_cycle")
 
     def carry(self, meta_sae: MetaSAE | None) -> None:
         """Takes the meta SAE along; None for a solo SAE."""

@@ -28,6 +28,7 @@ def warn_of_slow_meta_sae(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     if (
         not isinstance(sae, DecomposabilityConfig)
         or not sae.decomposability_coefficient
+        or sae.penalty != "decomposability"
         or pace(sae, cfg.lr) >= LEAST_PACE
     ):
         return

@@ -27,9 +27,13 @@ class DecomposabilityConfig(_Base):
     Args:
         meta_d_sae (int | None): Number of meta latents. Defaults to 0.09 * d_sae, rounded.
         meta_k (float): Average number of meta latents that reconstruct one decoder row.
+        penalty (str): What a decoder row is charged for. decomposability, the paper's: that a meta SAE
+            explains it. orthogonality: its cosine with the nearest other row (OrtSAE,
+            arXiv:2509.22033). implied_overlap: that it holds the direction of a latent which fires
+            wherever it does. The last two train no meta SAE.
         decomposability_coefficient (float): Weight of the penalty, lambda_2 of the paper, in units
             of the squared error per dimension of what the loss is taken of: where inputs have
-            unit variance, the paper's. 0 trains a solo SAE without a meta SAE.
+            unit variance, the paper's. 0 trains a solo SAE without a penalty.
         decomposability_warm_up_steps (int): Steps over which the weight rises linearly from 0.
         decomposability_bandwidth (float): sigma^2 of the paper: the squared distance between a
             unit-norm decoder row and its meta reconstruction at which the penalty has fallen to 1/e.
@@ -51,6 +55,9 @@ class DecomposabilityConfig(_Base):
 
     meta_d_sae: int | None = None
     meta_k: float = 8
+    penalty: Literal["decomposability", "orthogonality", "implied_overlap"] = (
+        "decomposability"
+    )
     decomposability_coefficient: float = 0.3
     decomposability_warm_up_steps: int = 0
     decomposability_bandwidth: float = 1.0

@@ -17,12 +17,15 @@ from typing_extensions import override
 from sae_lens_meta.training.carried import CarriesMetaSAE
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.held_selection import HeldMetaSAE
+from sae_lens_meta.training.implied_overlap import ImpliedOverlap
 from sae_lens_meta.training.meta_fit import meta_fit
 from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.orthogonality import Orthogonality
 from sae_lens_meta.training.penalty import decomposability
 from sae_lens_meta.training.sparse_product import has_sparse_products
 from sae_lens_meta.training.watch import WatchedSteps
 
+Overlap = Orthogonality | ImpliedOverlap
 # a mixin that is checked as what it is mixed into
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
@@ -36,19 +39,31 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
     its squared error over dimensions where SAELens sums it: the factor `d_in` makes
     `decomposability_coefficient` mean the paper's lambda_2.
 
-    `meta_sae` is None for a solo SAE (`decomposability_coefficient=0`), which is the class
-    without the mixin.
+    With another `penalty` p_i is that one's, and no meta SAE is trained. `meta_sae` and `overlap`
+    are None for a solo SAE (`decomposability_coefficient=0`), which is the class without the mixin.
     """
 
     cfg: DecomposabilityConfig
+    overlap: Overlap | None
 
     def __init__(self, cfg: Any, use_error_term: bool = False):
         with _seeded(cfg.init_seed):
             super().__init__(cfg, use_error_term)
             self.carry(self._new_meta_sae())
+            self.overlap = self._new_overlap()
+
+    def _new_overlap(self) -> Overlap | None:
+        if self.cfg.decomposability_coefficient == 0:
+            return None
+        if self.cfg.penalty == "orthogonality":
+            return Orthogonality()
+        if self.cfg.penalty == "implied_overlap":
+            return ImpliedOverlap(self.cfg.d_sae, device=self.W_dec.device)
+        return None
 
     def _new_meta_sae(self) -> MetaSAE | None:
-        if self.cfg.decomposability_coefficient == 0:
+        is_solo = self.cfg.decomposability_coefficient == 0
+        if is_solo or self.cfg.penalty != "decomposability":
             return None
         if self.cfg.meta_selection == "cycle":
             return HeldMetaSAE(self.meta_config(), n_rows=self.cfg.d_sae)
@@ -80,13 +95,13 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
     @override
     def get_coefficients(self) -> dict[str, TrainCoefficientConfig | float]:
         coefficients = super().get_coefficients()  # type: ignore[safe-super]
-        if self.meta_sae is None:
+        if self.meta_sae is None and self.overlap is None:
             return coefficients
         penalty = TrainCoefficientConfig(
             value=self.cfg.decomposability_coefficient,
             warm_up_steps=self.cfg.decomposability_warm_up_steps,
         )
-        return {**coefficients, "decomposability": penalty}
+        return {**coefficients, self.cfg.penalty: penalty}
 
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
@@ -95,9 +110,28 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
             self._advance_cycle()
         output = super().training_forward_pass(step_input)
         if self.meta_sae is not None:
-            self._add_penalty(output, step_input.coefficients["decomposability"])
+            penalties = self._decomposability(self.meta_sae, output)
+            self._charge(penalties, output, step_input)
+        if self.overlap is not None:
+            self.overlap.count(output.feature_acts)
+            with torch.autocast(self.W_dec.device.type, enabled=False):
+                penalties = self.overlap.penalties(self.W_dec)
+            self._charge(penalties, output, step_input)
         self.watch(output.loss, step_input)
         return output
+
+    def _charge(
+        self,
+        penalties: torch.Tensor,
+        output: TrainStepOutput,
+        step_input: TrainStepInput,
+    ) -> None:
+        """Adds the mean of the latents' penalties, `[d_sae]`, to the loss."""
+        penalty, name = penalties.mean(), self.cfg.penalty
+        loss = step_input.coefficients[name] * self.cfg.d_in * penalty
+        output.loss = output.loss + loss
+        output.losses[f"{name}_loss"] = loss
+        output.metrics["mean_penalty"] = penalty.detach()
 
     @torch.compiler.disable()
     def _advance_cycle(self) -> None:
@@ -116,22 +150,20 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
             self.meta_sae.hold(self.W_dec.detach().to(self.meta_sae.dtype))
         self.steps_in_cycle += 1
 
-    def _add_penalty(self, output: TrainStepOutput, coefficient: float) -> None:
-        assert self.meta_sae is not None
-        meta_sae, W_dec = self.meta_sae, self.W_dec.to(self.meta_sae.dtype)
+    def _decomposability(
+        self, meta_sae: MetaSAE, output: TrainStepOutput
+    ) -> torch.Tensor:
+        """p_i of each latent, `[d_sae]`; how well the rows are explained joins the metrics."""
+        W_dec = self.W_dec.to(meta_sae.dtype)
         recons = meta_sae.reconstruct(W_dec.detach())
         with torch.autocast(recons.device.type, enabled=False):
             penalties, squared_distances = decomposability(
                 W_dec, recons, self.cfg.decomposability_bandwidth
             )
-            fit = meta_fit(W_dec, squared_distances)
-        penalty = penalties.mean()
-        loss = coefficient * self.cfg.d_in * penalty
-        output.loss = output.loss + loss
-        output.losses["decomposability_loss"] = loss
-        output.metrics |= {"mean_penalty": penalty.detach()} | fit
+            output.metrics |= meta_fit(W_dec, squared_distances)
         if isinstance(meta_sae, HeldMetaSAE) and meta_sae.share_missed is not None:
             output.metrics["meta_share_missed"] = meta_sae.share_missed
+        return penalties
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from sae_lens_meta.training.backend import backend_of
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.decomposability import DecomposabilityMixin
 from sae_lens_meta.training.meta_sae import MetaSAEConfig
-from sae_lens_meta.training.normalized_batchtopk import NormalizedBatchTopKTrainingSAE
 from sae_lens_meta.training.ranges import check_batch_topk
+from sae_lens_meta.training.schedules import ScheduledTrainingSAE, SchedulesConfig
 
 # Activations that the exported threshold is taken from: some of each of the last 64 steps,
 # since neighbouring batches often come from one document.
@@ -24,7 +24,9 @@ N_RECENT_PER_STEP = 64
 
 
 @dataclass
-class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
+class MetaTrainingSAEConfig(
+    SchedulesConfig, DecomposabilityConfig, BatchTopKTrainingSAEConfig
+):
     """
     Configuration class for training a MetaTrainingSAE.
 
@@ -78,10 +80,11 @@ class MetaTrainingSAEConfig(DecomposabilityConfig, BatchTopKTrainingSAEConfig):
     @override
     def _check(self) -> None:
         check_batch_topk(self)
+        self.check_schedules(self.d_sae)
         super()._check()
 
 
-class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):
+class MetaTrainingSAE(DecomposabilityMixin, ScheduledTrainingSAE):
     """
     Primary SAE trained jointly with a meta SAE over its decoder rows (arXiv:2604.03436).
 
@@ -91,11 +94,12 @@ class MetaTrainingSAE(DecomposabilityMixin, NormalizedBatchTopKTrainingSAE):
     cfg: MetaTrainingSAEConfig  # type: ignore[assignment]
     recent_inputs: torch.Tensor
     n_recent_inputs: torch.Tensor
-    host_counts = (*DecomposabilityMixin.host_counts, "n_recent_inputs")
+    host_counts = (*DecomposabilityMixin.host_counts, "n_recent_inputs", "steps_taken")
     of_training = (
         *DecomposabilityMixin.of_training,
         "recent_inputs",
         "n_recent_inputs",
+        "steps_taken",
     )
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):

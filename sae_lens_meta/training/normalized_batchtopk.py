@@ -1,6 +1,5 @@
 """BatchTopK, fast and exact, trained in the space of its normalised inputs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +85,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
     # selections of which it is not certain that they are float32's, counted on the device
     n_in_doubt: torch.Tensor | int = 0
     spare: float = 2  # `Backend.largest`
+    activation_fn: ExactBatchTopK  # its k is the number kept now
 
     @override
     def initialize_weights(self) -> None:
@@ -97,7 +97,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         super().to(device)
 
     @override
-    def get_activation_fn(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def get_activation_fn(self) -> ExactBatchTopK:
         return ExactBatchTopK(self.cfg.k)
 
     @override
@@ -140,7 +140,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             return False
         if self.cfg.use_sparse_activations is not None:
             return self.cfg.use_sparse_activations
-        share = self.cfg.k / self.cfg.d_sae
+        share = self.activation_fn.k / self.cfg.d_sae
         return share <= backend_of(self.W_dec).max_active_share
 
     def dense_pass(
@@ -215,7 +215,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             The active codes; and the codes of the `d_in / 2` dead latents of each sample
             with the largest activations, or None where no latent is dead.
         """
-        n_keep, encoder = int(self.cfg.k * len(x)), self.encoder()
+        n_keep, encoder = int(self.activation_fn.k * len(x)), self.encoder()
         if dead_latents is None:
             dead_latents = DeadLatents(self.b_enc.new_empty(0, dtype=torch.long))
         latents = dead_latents.latents
@@ -277,7 +277,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         pass a value at its threshold. Of inputs so few that BatchTopK would keep nothing,
         the largest value is kept, so that the SAE fires at all.
         """
-        x, n_keep = self.process_sae_in(inputs), max(1, int(self.cfg.k * len(inputs)))
+        x = self.process_sae_in(inputs)
+        n_keep = max(1, int(self.activation_fn.k * len(inputs)))
         n_looked_at = min(n_keep + 1, len(x) * self.cfg.d_sae)
         no_latents = x.new_empty(0, dtype=torch.long)
         backend = backend_of(x)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 SUPPORTED_NORMALIZATIONS = ("none", "expected_average_only_in", "layer_norm")
 META_SELECTIONS = ("every_step", "cycle")
+PENALTIES = ("decomposability", "orthogonality", "implied_overlap")
 WHOLE_NUMBERS = (
     "meta_d_sae",
     "decomposability_warm_up_steps",
@@ -38,6 +39,14 @@ def check_penalty(cfg: "DecomposabilityConfig") -> None:
     for field in WHOLE_NUMBERS:
         is_whole = isinstance(getattr(cfg, field), int | None)
         require(cfg, field, is_whole, "a whole number")
+    is_known = cfg.penalty in PENALTIES
+    require(cfg, "penalty", is_known, f"one of {', '.join(PENALTIES)}")
+    if cfg.penalty == "implied_overlap":
+        # a checkpoint gives everything the dtype of the weights, the numbers of latents too
+        is_exact = cfg.dtype in ("float32", "float64")
+        require(
+            cfg, "dtype", is_exact, "float32 or float64 with penalty implied_overlap"
+        )
     is_known = cfg.meta_selection in META_SELECTIONS
     require(cfg, "meta_selection", is_known, f"one of {', '.join(META_SELECTIONS)}")
     _check_meta_shape(cfg)

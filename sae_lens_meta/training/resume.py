@@ -29,6 +29,7 @@ MODEL = (
     "meta_d_sae",
     "meta_k",
     "meta_selection",
+    "penalty",
     "dtype",
     "normalize_activations",
     "reshape_activations",

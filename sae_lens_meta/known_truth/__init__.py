@@ -1,0 +1,1 @@
+"""SAEs trained where the true features are known, and held against them."""

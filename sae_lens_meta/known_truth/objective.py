@@ -1,0 +1,107 @@
+"""An SAE of a study: an architecture with its settings, under a name."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import yaml
+from sae_lens import TrainingSAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
+
+# settings of the trainer, which an objective may want otherwise
+OF_TRAINER = (
+    "lr",
+    "lr_end",
+    "lr_warm_up_steps",
+    "lr_decay_steps",
+    "adam_beta1",
+    "adam_beta2",
+)
+TIMES = "times"
+ADAM_BETA2 = 0.99  # the paper's
+DEAD_FEATURE_WINDOW = 50
+
+
+@dataclass(frozen=True)
+class Objective:
+    """
+    What one SAE of a study is trained with.
+
+    Attributes:
+        name: in tables.
+        architecture: of SAELens, ours included.
+        settings: of its config, but for `d_in`, `d_sae`, `k` and the seed.
+        trainer: of SAELens's trainer, such as `lr`.
+        times: as many steps as the others, times this.
+    """
+
+    name: str
+    architecture: str
+    settings: dict[str, Any]
+    trainer: dict[str, Any]
+    times: float
+
+    def new_sae(self, d_in: int, d_sae: int, k: float, seed: int) -> TrainingSAE[Any]:
+        """
+        The SAE before training, its initial weights by `seed`.
+
+        Raises:
+            ValueError: if its class refuses a setting.
+        """
+        sae_class, config_class = get_sae_training_class(self.architecture)
+        known = {field.name for field in fields(config_class)}
+        shape = {"d_in": d_in, "d_sae": d_sae, "k": k, "init_seed": seed}
+        settings = {n: v for n, v in shape.items() if n in known} | self.settings
+        try:
+            cfg = config_class(**settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"SAE {self.name!r}: {error}") from error
+        return sae_class(cfg)
+
+    def trainer_config(
+        self, steps: int, batch_size: int, lr: float
+    ) -> SAETrainerConfig:
+        """SAELens's trainer for `steps` of this objective."""
+        settings: dict[str, Any] = {"lr": lr, "adam_beta2": ADAM_BETA2} | self.trainer
+        return SAETrainerConfig(
+            total_training_samples=steps * batch_size,
+            train_batch_size_samples=batch_size,
+            dead_feature_window=DEAD_FEATURE_WINDOW,
+            **({"lr_end": settings["lr"]} | settings),
+        )
+
+
+def parse_objective(text: str) -> Objective:
+    """
+    An objective from `NAME={architecture: ..., SETTING: ..., ...}`.
+
+    Raises:
+        ValueError: if it is not that, or names an architecture or a setting that there is not.
+    """
+    name, equals, braces = text.partition("=")
+    try:
+        settings = yaml.safe_load(braces)
+    except yaml.YAMLError:
+        settings = None
+    if not name or not equals or not isinstance(settings, dict):
+        raise ValueError(
+            f"--sae takes NAME={{architecture: ..., SETTING: VALUE}}; got {text!r}. For instance "
+            "--sae 'joint={architecture: meta, decomposability_coefficient: 0.3}'."
+        )
+    architecture = settings.pop("architecture", "meta")
+    if architecture not in SAE_TRAINING_CLASS_REGISTRY:
+        raise ValueError(
+            f"SAE {name!r}: there is no architecture {architecture!r}. Give one of "
+            f"{', '.join(sorted(SAE_TRAINING_CLASS_REGISTRY))}."
+        )
+    trainer = {n: settings.pop(n) for n in OF_TRAINER if n in settings}
+    times = settings.pop(TIMES, 1)
+    known = {f.name for f in fields(get_sae_training_class(architecture)[1])}
+    for setting in settings:
+        if setting not in known:
+            raise ValueError(
+                f"SAE {name!r}: {architecture} has no setting {setting!r}. It has "
+                f"{', '.join(sorted(known))}; the trainer has {', '.join(OF_TRAINER)}; and "
+                f"{TIMES} trains so many times as long."
+            )
+    return Objective(name, architecture, settings, trainer, times)

@@ -1,0 +1,206 @@
+"""A study: every objective in every cell, one line of results for each, gone on with where stopped."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from sae_lens_meta.destination import held
+from sae_lens_meta.known_truth.data import KINDS, KnownTruth
+from sae_lens_meta.known_truth.figures import Premise, premise
+from sae_lens_meta.known_truth.objective import Objective, parse_objective
+from sae_lens_meta.known_truth.training import Cell, Trained, train
+
+RESULTS = "results.jsonl"
+SOLO = "solo"
+DEFAULT_SAES = (
+    "solo={architecture: meta, decomposability_coefficient: 0, normalize_activations: none}",
+    "joint={architecture: meta, meta_k: 4, normalize_activations: none}",
+)
+Work = tuple[Cell, list[Objective], str, str]
+BYTES_A_PAIR = 16  # counts, phi, and |phi| of latents and of features, each for itself
+
+
+@dataclass
+class StudyConfig:
+    """
+    What to train, and where the truth comes from.
+
+    Args:
+        sae (tuple): SAEs to train, each NAME={architecture: ..., SETTING: VALUE, ...}: any
+            architecture of SAELens or of this package, settings of its config, lr and the other
+            settings of the trainer, and `times: 2` for twice the steps.
+        baseline (str): Name of the SAE that the others are held against.
+        data (tuple): Kinds of data.
+        dictionary (tuple): Latents, as a multiple of the number of true features.
+        k (tuple): Latents that fire on a sample.
+        seeds (tuple): Each gives other data, another order and other initial weights.
+        steps (int): Training steps.
+        batch_size (int): Samples of a step.
+        lr (float): Learning rate, where an SAE has none of its own.
+        test_samples (int): Samples to measure on, which no training sees.
+        processes (int): Trainings at a time, each on one core.
+        device (str): Device of the data and the SAEs.
+        output (Path): Folder of the results; the same call goes on where it was stopped, and
+            SAEs, kinds and seeds can be added to what it holds.
+    """
+
+    sae: tuple[str, ...] = DEFAULT_SAES
+    baseline: str = SOLO
+    data: tuple[str, ...] = ("independent", "correlated", "hierarchy_2", "exclusive")
+    dictionary: tuple[float, ...] = (1.0,)
+    k: tuple[float, ...] = (4,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    steps: int = 4000
+    batch_size: int = 512
+    lr: float = 3e-3
+    test_samples: int = 25_000
+    processes: int = 1
+    device: str = "cpu"
+    output: Path = Path("groundtruth_out")
+
+
+@dataclass
+class Study:
+    """
+    Attributes:
+        cfg: of it.
+        objectives: in the order given, by name.
+        cells: what they are trained in.
+        trained: results, by cell and name.
+        premises: of the true features, by kind, `d_sae` and seed.
+    """
+
+    cfg: StudyConfig
+    objectives: dict[str, Objective]
+    cells: list[Cell]
+    trained: dict[tuple[Cell, str], Trained] = field(default_factory=dict)
+    premises: dict[tuple[str, int, int], Premise] = field(default_factory=dict)
+
+
+def planned(cfg: StudyConfig) -> Study:
+    """
+    The study, checked before any work.
+
+    Raises:
+        ValueError: if an SAE, a kind of data or a number cannot be used, naming it.
+    """
+    objectives: dict[str, Objective] = {}
+    for text in cfg.sae:
+        objective = parse_objective(text)
+        if objective.name in objectives:
+            raise ValueError(f"Two SAEs are called {objective.name!r}.")
+        objectives[objective.name] = objective
+    if cfg.baseline not in objectives:
+        raise ValueError(
+            f"There is no SAE {cfg.baseline!r} to hold the others against. Give it by --sae, "
+            f"or give --baseline as one of {', '.join(objectives)}."
+        )
+    for name in ("steps", "batch_size", "test_samples", "processes"):
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}.")
+    cells = list(_cells(cfg))
+    for cell in cells:
+        _check_memory(cell.d_sae)
+        d_in = KINDS[cell.kind]["hidden_dim"]
+        for objective in objectives.values():
+            objective.new_sae(d_in, cell.d_sae, cell.k, cell.seed)
+    return Study(cfg, objectives, cells)
+
+
+def _cells(cfg: StudyConfig) -> Iterator[Cell]:
+    for kind, ratio, k, seed in product(cfg.data, cfg.dictionary, cfg.k, cfg.seeds):
+        if kind not in KINDS:
+            raise ValueError(
+                f"There is no kind of data {kind!r}. Give one of {', '.join(KINDS)}."
+            )
+        d_sae = round(ratio * KINDS[kind]["num_features"])
+        if d_sae < 2:
+            raise ValueError(
+                f"--dictionary {ratio:g} leaves {d_sae} latents: give more."
+            )
+        sizes = (cfg.steps, cfg.batch_size, cfg.lr, cfg.test_samples)
+        yield Cell(kind, seed, d_sae, k, *sizes)
+
+
+def _check_memory(d_sae: int) -> None:
+    needed, free = BYTES_A_PAIR * d_sae**2, psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"Counting which of {d_sae:,} latents fire together takes {needed / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free. Give a smaller --dictionary."
+        )
+
+
+def run_study(cfg: StudyConfig) -> Study:
+    """
+    Trains what the folder does not hold yet, and returns the whole study.
+
+    Raises:
+        ValueError: if something cannot be used, or another run is writing to the folder.
+        OSError: if nothing can be written to the folder.
+    """
+    study = planned(cfg)
+    with held(cfg.output):
+        _read(study)
+        wanted = _missing(study)
+        n_saes = sum(len(objectives) for _, objectives, *_ in wanted)
+        for trained in tqdm(_results(wanted, cfg.processes), "SAEs", n_saes):
+            with (cfg.output / RESULTS).open("a") as file:
+                file.write(json.dumps(trained.to_dict()) + "\n")
+            study.trained[trained.cell, trained.objective.name] = trained
+    kinds = {(cell.kind, cell.d_sae, cell.seed) for cell in study.cells}
+    for kind, d_sae, seed in tqdm(sorted(kinds), "True features"):
+        truth = KnownTruth(kind, seed, cfg.device)
+        test = truth.test_samples(cfg.test_samples)
+        study.premises[kind, d_sae, seed] = premise(truth, test, d_sae)
+    return study
+
+
+def _read(study: Study) -> None:
+    """Takes from the folder what this study asks for, settings and all."""
+    path = study.cfg.output / RESULTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    for line in lines:
+        trained = Trained.from_dict(json.loads(line))
+        name = trained.objective.name
+        if study.objectives.get(name) == trained.objective:
+            study.trained[trained.cell, name] = trained
+
+
+def _missing(study: Study) -> list[Work]:
+    """Cells with what is still to be trained in them."""
+    cfg, wanted = study.cfg, []
+    for cell in study.cells:
+        missing = [
+            objective
+            for name, objective in study.objectives.items()
+            if (cell, name) not in study.trained
+        ]
+        if missing:
+            wanted.append((cell, missing, cfg.baseline, cfg.device))
+    return wanted
+
+
+def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
+    if processes == 1:
+        for work in wanted:
+            yield from train(*work)
+        return
+    # threads of several processes wait for each other: one each, for numba too
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    with get_context("spawn").Pool(processes) as pool:
+        for trained in pool.imap_unordered(_train, wanted):
+            yield from trained
+
+
+def _train(work: Work) -> list[Trained]:
+    torch.set_num_threads(1)
+    return list(train(*work))

@@ -1,0 +1,162 @@
+"""A study's tables: how every SAE differs from the baseline, and what the truth itself shows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sae_lens_meta.known_truth.figures import TruthFigures
+from sae_lens_meta.known_truth.study import Study
+from sae_lens_meta.known_truth.training import Trained
+from sae_lens_meta.statistics.intervals import mean_interval
+
+
+@dataclass(frozen=True)
+class Column:
+    """
+    Attributes:
+        field: of `TruthFigures`.
+        label: as people read it.
+        in_points: whether it is a share whose change is in points; else in percent.
+        is_controlled: whether the baseline at equal L2 has it: what is measured on the way.
+    """
+
+    field: str
+    label: str
+    in_points: bool = False
+    is_controlled: bool = True
+
+    def change(self, value: float, baseline: float) -> float:
+        """How far `value` is above `baseline`, in percent or points."""
+        return 100 * ((value - baseline) if self.in_points else (value / baseline - 1))
+
+
+COLUMNS = (
+    Column("l2", "L2 %"),
+    Column("mcc", "MCC %"),
+    Column("f1", "F1 %"),
+    Column("uniqueness", "unique %"),
+    Column("recall_with_child", "recall of parent with child, points", True),
+    Column("absorption_gap", "absorption gap, points", True),
+    Column("excess_cosine", "excess cosine, points", True),
+    Column("phi", "mean |phi| %"),
+    Column("phi_error", "error of |phi| %"),
+    Column("explained", "meta-explained %", is_controlled=False),
+)
+Group = tuple[str, int, float]  # kind of data, d_sae, k
+
+
+def groups(study: Study) -> list[Group]:
+    """What is tabled by itself: cells that differ in their seed alone."""
+    return list(dict.fromkeys((c.kind, c.d_sae, c.k) for c in study.cells))
+
+
+def changes(
+    study: Study, group: Group, name: str, column: Column, at_equal_l2: bool = False
+) -> list[float]:
+    """
+    By seed, how far the SAE `name` is above the baseline of that seed.
+
+    Args:
+        at_equal_l2: hold it against the baseline as it was when its L2 was the SAE's,
+            interpolated between the steps at which it was measured.
+
+    Returns:
+        One number a seed; none where the figure is not defined.
+    """
+    found = []
+    for trained, baseline in _pairs(study, group, name):
+        value = getattr(trained.result, column.field)
+        if at_equal_l2:
+            other = _at_equal_l2(baseline, trained.result.l2, column.field)
+        else:
+            other = getattr(baseline.result, column.field)
+        if value is not None and other is not None:
+            found.append(column.change(value, other))
+    return found
+
+
+def _pairs(study: Study, group: Group, name: str) -> Iterator[tuple[Trained, Trained]]:
+    """The SAE and the baseline of every seed that has both."""
+    for cell in study.cells:
+        keys = (cell, name), (cell, study.cfg.baseline)
+        is_there = all(key in study.trained for key in keys)
+        if (cell.kind, cell.d_sae, cell.k) == group and is_there:
+            yield study.trained[keys[0]], study.trained[keys[1]]
+
+
+def _at_equal_l2(baseline: Trained, l2: float, field: str) -> float | None:
+    path = sorted((figures for _, figures in baseline.path), key=lambda f: f.l2)
+    values = [getattr(figures, field) for figures in path]
+    if None in values:
+        return None
+    return float(np.interp(l2, [figures.l2 for figures in path], values))
+
+
+def shown(values: list[float], spec: str = "+.1f") -> str:
+    """Mean, and half of its 95 % interval over seeds."""
+    if not values:
+        return ""
+    interval = mean_interval(values)
+    mean = format(float(np.mean(values)), spec)
+    if interval is None:
+        return mean
+    half = (interval.high - interval.low) / 2
+    return f"{mean} ± {format(half, spec.lstrip('+'))}"
+
+
+def print_study(study: Study, console: Console) -> None:
+    """Prints, for every group of cells, the baseline, the truth, and the changes."""
+    for group in groups(study):
+        console.print(_baseline(study, group))
+        console.print(_changes(study, group))
+
+
+def _title(study: Study, group: Group) -> str:
+    kind, d_sae, k = group
+    cfg = study.cfg
+    steps = f"{cfg.steps:,} steps of {cfg.batch_size}"
+    return f"{kind}, {d_sae} latents, k {k:g}, {steps}, {len(cfg.seeds)} seeds"
+
+
+def _baseline(study: Study, group: Group) -> Table:
+    kind, d_sae, _ = group
+    name = study.cfg.baseline
+    results = [baseline.result for _, baseline in _pairs(study, group, name)]
+    true = [p for (k, d, _), p in study.premises.items() if (k, d) == (kind, d_sae)]
+    table = Table(title=_title(study, group))
+    for heading in ("figure", name, "true features"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right")
+    of_truth = {"l0": "l0", "phi": "phi", "explained": "explained"}
+    for field in TruthFigures.__dataclass_fields__:
+        values = [v for r in results if (v := getattr(r, field)) is not None]
+        theirs = (
+            [getattr(p, of_truth[field]) for p in true] if field in of_truth else []
+        )
+        if values:
+            label = field.replace("_", " ")
+            table.add_row(label, shown(values, ".4f"), shown(theirs, ".4f"))
+    return table
+
+
+def _changes(study: Study, group: Group) -> Table:
+    table = Table(
+        caption="Mean over seeds above the baseline, and half of its 95 % interval"
+    )
+    table.add_column("SAE")
+    table.add_column("against")
+    for column in COLUMNS:
+        table.add_column(column.label, justify="right")
+    for name in study.objectives:
+        if name == study.cfg.baseline:
+            continue
+        cells = [shown(changes(study, group, name, c)) for c in COLUMNS]
+        table.add_row(name, study.cfg.baseline, *cells)
+        control = [
+            shown(changes(study, group, name, c, True)) if c.is_controlled else ""
+            for c in COLUMNS
+        ]
+        table.add_row("", "the same at equal L2", *control)
+    return table
