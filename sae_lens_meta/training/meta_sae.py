@@ -42,7 +42,7 @@ class MetaSAEConfig(BatchTopKTrainingSAEConfig):
         return "meta"
 
 
-class MetaSAE(LeavesOut, BufferedAdam, NormalizedBatchTopKTrainingSAE):
+class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
     """
     BatchTopK SAE over decoder rows, with an optimizer of its own.
 
