@@ -28,7 +28,7 @@ COMMANDS = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sae-lens-meta`; a wrong value ends it with a line, not a trace."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here
     if args and args[0] != "run":  # whose options are another package's
         args = [_underscored(arg) for arg in args]
     if not args or args[0] in ("-h", "--help"):

@@ -21,7 +21,7 @@ def run(args: list[str]) -> None:
     """
     if not args or args[0] in ("-h", "--help"):
         print(USAGE)  # noqa: T201
-        return
+        raise SystemExit(0)
     module, *arguments = args
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     if not _exists(module):
