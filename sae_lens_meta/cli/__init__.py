@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "autointerp",
+    "decompose",
     "publish",
     "reproduce",
     "list",
