@@ -281,7 +281,9 @@ class SavedSAE:
 
     def decoder(self) -> torch.Tensor:
         """
-        Its decoder `[d_sae, d_in]` in float32, also a transcoder's; the other weights stay on disk.
+        Its decoder `[d_sae, d_in]` in float32, also a transcoder's, `[d_sae, d_out]`.
+
+        The other weights stay on disk.
 
         Raises:
             ValueError: if it is a checkpoint of a training or saved before its normalisation
@@ -289,19 +291,22 @@ class SavedSAE:
         """
         if self.kind != "transcoder":
             self.check_is_sae()
-        path, shape = self.path / SAE_WEIGHTS_FILENAME, (self.d_sae, self.d_in)
+        path = self.path / SAE_WEIGHTS_FILENAME
         try:
             with safe_open(path, framework="pt") as file:
-                W_dec = file.get_tensor(_DECODER) if _DECODER in file.keys() else None  # noqa: SIM118
+                shape = (0, 0)
+                if _DECODER in set(file.keys()):
+                    shape = tuple(file.get_slice(_DECODER).get_shape())
+                # a transcoder writes to an activation of another width
+                width = shape[1] if self.kind == "transcoder" else self.d_in
+                if shape == (self.d_sae, width):
+                    return file.get_tensor(_DECODER).float()
         except SafetensorError as error:
             raise _damaged(path, error) from error
-        if W_dec is None or tuple(W_dec.shape) != shape:
-            found = "none" if W_dec is None else f"one of shape {tuple(W_dec.shape)}"
-            raise ValueError(
-                f"{path} does not fit {SAE_CFG_FILENAME} beside it: a decoder {_DECODER} of "
-                f"shape {shape} is expected, and there is {found}."
-            )
-        return W_dec.float()
+        raise ValueError(
+            f"{path} does not fit {SAE_CFG_FILENAME} beside it: {_DECODER} is to have "
+            f"{self.d_sae} rows of width {self.d_in}, and has the shape {shape}."
+        )
 
 
 def _damaged(path: Path, error: SafetensorError) -> ValueError:
