@@ -1,5 +1,6 @@
 """What decoder rows are made of: the object, where it comes from, and what is said beside it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
 from sae_lens_meta.decomposition.decompose import checked, decomposition
 from sae_lens_meta.decomposition.decomposition import Decomposition
-from sae_lens_meta.decomposition.fit import FitSettings
+from sae_lens_meta.decomposition.fit import FitSettings, stock
 from sae_lens_meta.decomposition.folder import RECORD, write
 from sae_lens_meta.decomposition.given import given_sae
 from sae_lens_meta.decomposition.nulls import covariance_rows, turned_rows
@@ -177,9 +178,10 @@ def test_a_joint_meta_sae_is_opened_unless_asked_otherwise(tmp_path: Path) -> No
         ValueError, match="comes with a meta SAE of 12 latents.*--refit"
     ):
         decomposition(tmp_path, settings=FitSettings(meta_d_sae=8))
-    other = train(meta_config(init_seed=3), 60)
-    other.meta_sae.set_threshold(unit_rows(other.W_dec.detach()))  # type: ignore[union-attr]
-    other.meta_sae.save_inference_model(tmp_path / "meta")  # type: ignore[union-attr]
+    joint.W_dec.data = joint.W_dec.data.flip(dims=[1])
+    stock(joint.meta_sae).save_model(tmp_path / "kept")  # type: ignore[arg-type]
+    joint.save_inference_model(tmp_path)
+    shutil.copytree(tmp_path / "kept", tmp_path / "meta", dirs_exist_ok=True)
     with pytest.raises(ValueError, match="it is another's"):
         decomposition(tmp_path)
 

@@ -30,7 +30,7 @@ class Decompose:
     latents come back with another seed.
 
     Args:
-        name (str | None): Folder of a saved SAE, or name of a release.
+        name (str): Folder of a saved SAE, or name of a release.
         release (str | None): Name of a release of SAELens, in the place of the former.
         sae_id (str | None): Which SAE of the release; may be left out where there is one.
         output (Path | None): Folder for the meta SAE. By default "decomposition" in that of the SAE, and
@@ -39,7 +39,7 @@ class Decompose:
         refit (bool): Fit a meta SAE also where one was trained with the SAE.
     """
 
-    name: Positional[str | None] = None
+    name: Positional[str] = ""
     release: str | None = None
     sae_id: str | None = None
     output: Path | None = None
@@ -72,7 +72,7 @@ def _draw(found: Decomposition, path: Path, console: Console) -> None:
 
 
 def _name(cfg: Decompose) -> str:
-    names = [name for name in (cfg.name, cfg.release) if name is not None]
+    names = [name for name in (cfg.name, cfg.release) if name]
     if len(names) != 1:
         raise ValueError(
             "Give one SAE: the folder of a saved one or the name of a release, or --release and "

@@ -13,6 +13,10 @@ from sae_lens_meta.decomposition.given import GivenSAE, given_sae
 from sae_lens_meta.decomposition.nulls import Nulls, covariance_rows, turned_rows
 from sae_lens_meta.decomposition.stability import Stability, matched_cosines
 
+# Its threshold was set on the rows that it was exported with, where it leaves k of them exactly;
+# a decoder in half precision moves a few.
+K_TOLERANCE = 0.05
+
 
 def decomposition(
     sae: SAE[Any] | Path | str,
@@ -98,8 +102,10 @@ def _check_joint(found: Decomposition, joint: Path, settings: FitSettings) -> No
             f"The SAE comes with a meta SAE of {found.n_meta} latents, which was trained with it. "
             "Give --refit to fit another one, or leave --meta_d_sae and --meta_k out."
         )
-    if found.explained_variance <= 0:
+    k = found.settings.get("k")
+    if k and abs(found.parts_per_row / k - 1) > K_TOLERANCE:
         raise ValueError(
-            f"The meta SAE in {joint} explains less of this SAE's decoder than the mean row does "
-            f"({found.explained_variance:.2f}): it is another's. Give --refit to fit one."
+            f"The meta SAE in {joint} was exported with {k:g} meta latents a row, and on this "
+            f"SAE's rows it has {found.parts_per_row:.2f}: it is another's. Give --refit to fit "
+            "one."
         )
