@@ -27,6 +27,7 @@ Kind = Literal["sae", "transcoder", "training checkpoint"]
 _OF_A_TRAINING = "decoder_init_norm"
 # of a config: what no code depends on, since all are computed in float32 wherever they are
 _WITHOUT_EFFECT = ("metadata", "device", "dtype")
+_DECODER = "W_dec"
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
 
 
@@ -277,6 +278,35 @@ class SavedSAE:
                     f"{name} of the SAE at {self.path} is not finite everywhere."
                 )
         return sae
+
+    def decoder(self) -> torch.Tensor:
+        """
+        Its decoder `[d_sae, d_in]` in float32, also a transcoder's, `[d_sae, d_out]`.
+
+        The other weights stay on disk.
+
+        Raises:
+            ValueError: if it is a checkpoint of a training or saved before its normalisation
+                was folded, or the decoder is missing or of another shape.
+        """
+        if self.kind != "transcoder":
+            self.check_is_sae()
+        path = self.path / SAE_WEIGHTS_FILENAME
+        try:
+            with safe_open(path, framework="pt") as file:
+                shape = (0, 0)
+                if _DECODER in set(file.keys()):
+                    shape = tuple(file.get_slice(_DECODER).get_shape())
+                # a transcoder writes to an activation of another width
+                width = shape[1] if self.kind == "transcoder" else self.d_in
+                if shape == (self.d_sae, width):
+                    return file.get_tensor(_DECODER).float()
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+        raise ValueError(
+            f"{path} does not fit {SAE_CFG_FILENAME} beside it: {_DECODER} is to have "
+            f"{self.d_sae} rows of width {self.d_in}, and has the shape {shape}."
+        )
 
 
 def _damaged(path: Path, error: SafetensorError) -> ValueError:

@@ -19,6 +19,7 @@ COMMANDS = (
     "compare",
     "autointerp",
     "groundtruth",
+    "decompose",
     "publish",
     "reproduce",
     "list",
