@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "autointerp",
+    "atlas",
     "publish",
     "reproduce",
     "list",
