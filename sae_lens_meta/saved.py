@@ -27,6 +27,7 @@ Kind = Literal["sae", "transcoder", "training checkpoint"]
 _OF_A_TRAINING = "decoder_init_norm"
 # of a config: what no code depends on, since all are computed in float32 wherever they are
 _WITHOUT_EFFECT = ("metadata", "device", "dtype")
+_DECODER = "W_dec"
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
 
 
@@ -277,6 +278,30 @@ class SavedSAE:
                     f"{name} of the SAE at {self.path} is not finite everywhere."
                 )
         return sae
+
+    def decoder(self) -> torch.Tensor:
+        """
+        Its decoder `[d_sae, d_in]` in float32, also a transcoder's; the other weights stay on disk.
+
+        Raises:
+            ValueError: if it is a checkpoint of a training or saved before its normalisation
+                was folded, or the decoder is missing or of another shape.
+        """
+        if self.kind != "transcoder":
+            self.check_is_sae()
+        path, shape = self.path / SAE_WEIGHTS_FILENAME, (self.d_sae, self.d_in)
+        try:
+            with safe_open(path, framework="pt") as file:
+                W_dec = file.get_tensor(_DECODER) if _DECODER in file.keys() else None  # noqa: SIM118
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+        if W_dec is None or tuple(W_dec.shape) != shape:
+            found = "none" if W_dec is None else f"one of shape {tuple(W_dec.shape)}"
+            raise ValueError(
+                f"{path} does not fit {SAE_CFG_FILENAME} beside it: a decoder {_DECODER} of "
+                f"shape {shape} is expected, and there is {found}."
+            )
+        return W_dec.float()
 
 
 def _damaged(path: Path, error: SafetensorError) -> ValueError:

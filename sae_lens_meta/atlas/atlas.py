@@ -115,7 +115,6 @@ def make_atlas(
     """
     with saved_sae(name, sae_id) as saved:
         given = given_sae(saved.path)
-        rows = given.rows
         explained = attached.autointerp and read_explanations(
             attached.autointerp, saved
         )

@@ -194,12 +194,11 @@ class MetaEntries:
         stability = self.contents.decomposition.stability
         if stability is None:
             return None
-        cosine, null = float(stability.cosine[meta]), float(stability.null[meta])
-        if np.isnan(cosine):
-            return "With another seed none is left to be matched to it."
+        closer = "closer" if stability.comes_back[meta] else "no closer"
         return (
-            f"With another seed it comes back at cosine {cosine:.2f}; as many random directions "
-            f"give {null:.2f}."
+            f"With another seed the one matched to it has cosine {stability.cosine[meta]:.2f}, "
+            f"{closer} than 95 % of those by chance (rows of random direction with the same "
+            f"covariance give {stability.null.mean():.2f} on average)."
         )
 
 

@@ -5,12 +5,8 @@ from pathlib import Path
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
 from sae_lens_meta.decomposition.decomposition import Decomposition
+from sae_lens_meta.decomposition.table import ORIGIN
 from sae_lens_meta.saved import SavedSAE
-
-ORIGINS = {
-    "joint": "trained together with the SAE",
-    "fitted": "fitted to the finished decoder",
-}
 
 
 @dataclass
@@ -45,7 +41,7 @@ def facts_of(
         ["model", measured_on.model if measured_on else _recorded(saved)],
         ["hook", saved.reading.hook or "not recorded"],
         ["weights, sha256", saved.weights_sha256],
-        ["meta SAE", ORIGINS[found.origin]],
+        ["meta SAE", ORIGIN[found.origin]],
         *([name, str(value)] for name, value in found.settings.items()),
     ]
     if measured_on is None or n_tokens is None:
@@ -78,7 +74,7 @@ def _lead(found: Decomposition) -> str:
     if found.nulls is not None:
         nulls = (
             f" (of rows of random direction with the same covariance "
-            f"{found.nulls.covariance:.1%}, of rows turned at random {found.nulls.turned:.1%})"
+            f"{found.nulls.same_covariance:.1%}, of rows turned at random {found.nulls.turned:.1%})"
         )
     return (
         f"{found.d_sae:,} decoder rows, made of {used:,} meta latents, "

@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "autointerp",
+    "decompose",
     "atlas",
     "publish",
     "reproduce",

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from sae_lens import SAE
 
+from sae_lens_meta.decomposition.nulls import Nulls
 from sae_lens_meta.decomposition.stability import Stability
 from sae_lens_meta.training.decomposability import meta_fit
 
@@ -67,6 +68,8 @@ class Decomposition:
             to the finished one.
         meta_sae: that was opened, a stock SAE of SAELens.
         settings: that it was fitted with; of a joint one, those of its training that it records.
+        decoder_sha256: of the SAE's decoder in float32; None where it was not asked for.
+        nulls: what is explained of rows without parts; None where nobody looked.
         stability: whether its meta latents come back with another seed; None where nobody looked.
     """
 
@@ -78,6 +81,8 @@ class Decomposition:
     origin: Literal["joint", "fitted"]
     meta_sae: SAE[Any]
     settings: dict[str, Any]
+    decoder_sha256: str | None = None
+    nulls: Nulls | None = None
     stability: Stability | None = None
 
     @property
@@ -89,6 +94,11 @@ class Decomposition:
     def n_meta(self) -> int:
         """Meta latents, those that no row uses included."""
         return len(self.directions)
+
+    @property
+    def parts_per_row(self) -> float:
+        """Mean number of meta latents that a row is made of."""
+        return self.coefficients.values().numel() / self.d_sae
 
     def parts_of(self, latent: int) -> Weighted:
         """
@@ -177,7 +187,7 @@ def decomposed(
     meta_sae: SAE[Any],
     origin: Literal["joint", "fitted"],
     settings: dict[str, Any],
-    stability: Stability | None = None,
+    decoder_sha256: str | None = None,
 ) -> Decomposition:
     """
     Opens `meta_sae` over unit decoder rows `[d_sae, d_in]`.
@@ -221,7 +231,7 @@ def decomposed(
         origin=origin,
         meta_sae=meta_sae,
         settings=settings,
-        stability=stability,
+        decoder_sha256=decoder_sha256,
     )
 
 
