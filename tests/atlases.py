@@ -12,7 +12,14 @@ from sae_lens_meta.atlas.collect import Collector
 from sae_lens_meta.atlas.contents import Contents, contents_of
 from sae_lens_meta.atlas.facts import Facts
 from sae_lens_meta.atlas.page import write_atlas
+from sae_lens_meta.autointerp.asking import Usage
+from sae_lens_meta.autointerp.results import AutoInterpretation, InterpretedSAE
+from sae_lens_meta.autointerp.scoring import ScoredLatent
+from sae_lens_meta.comparison.result import ComparedSAE
 from sae_lens_meta.decomposition.decomposition import Decomposition, decomposed
+from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.training.decomposability import META_FOLDER
+from tests.comparisons import SOURCE, compared, comparison
 
 D_IN, D_SAE, N_META = 64, 60, 20
 MARKUP = "<img/src=x/onerror=document.title='run'>"
@@ -46,7 +53,7 @@ class Tokenizer:
 def jumprelu(rows: torch.Tensor, threshold: float) -> JumpReLUSAE:
     """An SAE whose latents read the directions of their own decoder rows."""
     sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=rows.shape[1], d_sae=len(rows)))
-    sae.W_dec.data = rows / rows.norm(dim=1, keepdim=True)
+    sae.W_dec.data = (rows / rows.norm(dim=1, keepdim=True)).contiguous()
     sae.W_enc.data = sae.W_dec.data.t().contiguous()
     sae.threshold.data.fill_(threshold)
     return sae
@@ -72,7 +79,11 @@ def its_parts(sae: JumpReLUSAE) -> Decomposition:
 
 
 def batches(sae: JumpReLUSAE, tokenizer: Tokenizer, n: int = 10, seed: int = 0) -> Any:
-    """Text in which the token w has the direction of latent w's row; the last batch is shorter."""
+    """
+    Text in which token t makes latent t % 60 fire, and where that is 10, latent 20 as well.
+
+    The last batch is shorter.
+    """
     generator = torch.Generator().manual_seed(seed)
     for i in range(n):
         shape = (8 if i + 1 < n else 3, CONTEXT)
@@ -82,6 +93,7 @@ def batches(sae: JumpReLUSAE, tokenizer: Tokenizer, n: int = 10, seed: int = 0) 
         tokens[follows] = tokenizer.stein
         strength = 1 + torch.rand(shape, generator=generator)
         rows = sae.W_dec.detach()[tokens % sae.cfg.d_sae]
+        rows[tokens % sae.cfg.d_sae == 10] += sae.W_dec.detach()[20]
         yield ActivationBatch(tokens, rows * strength[..., None])
 
 
@@ -101,3 +113,55 @@ def its_contents(
 def write(contents: Contents, path: Path, name: str = "an SAE") -> None:
     facts = Facts(f"What {name} is made of.", ["A note."], [["model", "a model"]])
     write_atlas(name, contents, facts, path, Tokenizer())
+
+
+def save_beside_its_kin(folder: Path) -> None:
+    """The SAE as `joint`, others, a comparison with `solo` and a judge's explanations."""
+    saes = {
+        "joint": an_sae(),
+        "solo": an_sae(),
+        "third": an_sae(),
+        "zero_row": an_sae(),
+    }
+    order = torch.randperm(D_SAE, generator=torch.Generator().manual_seed(3))
+    for weights in (saes["solo"].W_dec, saes["third"].W_dec):
+        weights.data = weights.data[order] + 0.01 * torch.randn(D_SAE, D_IN)
+    saes["zero_row"].W_dec.data[3] = 0
+    for name, sae in saes.items():
+        recorded = {"hook_name": "blocks.1.hook_resid_post", "model_name": "a-model"}
+        recorded |= {"model_class_name": "HookedTransformer", "prepend_bos": True}
+        for key, value in (recorded | {"context_size": CONTEXT}).items():
+            setattr(sae.cfg.metadata, key, value)
+        sae.save_model(folder / name)
+        if name in ("joint", "third", "zero_row"):
+            its_parts(an_sae()).meta_sae.save_model(folder / name / META_FOLDER)
+    saved = {name: SavedSAE.read(folder / name) for name in saes}
+    made = comparison(
+        [_compared(saved["solo"], "solo"), _compared(saved["joint"], "joint")], 1
+    )
+    made.save(folder)
+    explained = ScoredLatent(
+        0, 0.01, "fires on Paris", {"fuzzing": 0.9, "detection": None}, {"detection": "refused"}
+    )  # fmt: skip
+    _autointerp(InterpretedSAE("joint", saved["joint"].weights_sha256, 0, [explained])).save(folder)  # fmt: skip
+
+
+def _compared(saved: SavedSAE, group: str) -> ComparedSAE:
+    made = compared(saved.path.name, group, 6e-3)
+    made.path, made.weights_sha256 = str(saved.path), saved.weights_sha256
+    return made
+
+
+def _autointerp(sae: InterpretedSAE) -> AutoInterpretation:
+    return AutoInterpretation(
+        format=2,
+        created="2026-01-01T00:00:00+00:00",
+        judge="a judge",
+        prompt_version=1,
+        settings={},
+        source=SOURCE,
+        saes=[sae],
+        differences=[],
+        by_firing_rate=[],
+        usage=Usage(),
+    )

@@ -108,14 +108,11 @@ class Collector:
         Raises:
             ValueError: if nothing was read.
         """
-        strongest = {
-            latent: _distinct(peaks)[:N_STRONGEST]
-            for latent, peaks in self._contexts.peaks.items()
-        }
-        sampled = {
-            latent: self._sample(peaks, strongest[latent])
-            for latent, peaks in self._contexts.sampled.items()
-        }
+        strongest, sampled = {}, {}
+        for latent in range(self.sae.cfg.d_sae):
+            found = _distinct(self._contexts.strongest(latent))[:N_STRONGEST]
+            strongest[latent] = found
+            sampled[latent] = self._sample(self._contexts.sampled(latent), found)
         return Observed(
             n_tokens=self._counter.n_tokens,
             n_contexts=self._n_contexts,

@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csc_array
 
 from sae_lens_meta.atlas.attached import Matched, shown_scores
 from sae_lens_meta.atlas.collect import Observed
@@ -20,6 +21,7 @@ N_LATENTS_OF_A_WORD = 16
 MAX_WORDS = 50_000  # that can be searched for, the most frequent
 MIN_TOGETHER = 2  # fewer may be chance, and are no label
 N_IN_A_LABEL = 3
+PROMOTES = "\u2192"  # before a label of tokens that are promoted
 
 
 class Vocabulary:
@@ -142,7 +144,7 @@ class MetaEntries:
     def __init__(self, contents: Contents, vocabulary: Vocabulary):
         self.contents, self.vocabulary = contents, vocabulary
         shares = contents.shares
-        self.by_meta = shares.tocsc()
+        self.by_meta = csc_array(shares)
         self.use = contents.decomposition.use.numpy()
         total = np.asarray(shares.sum(axis=0)).ravel()
         self.share = total / np.maximum(self.use, 1)
@@ -156,7 +158,7 @@ class MetaEntries:
         contents = self.contents
         start, end = self.by_meta.indptr[meta : meta + 2]
         shares = self.by_meta.data[start:end]
-        order = np.argsort(-shares, kind="stable")[:N_ROWS]
+        order = np.argsort(-np.asarray(shares), kind="stable")[:N_ROWS]
         latents = self.by_meta.indices[start:end][order]
         entry: dict[str, Any] = {
             "used": int(self.use[meta]),
@@ -204,7 +206,7 @@ class MetaEntries:
 
 def latent_labels(contents: Contents, texts: dict[int, str]) -> list[str]:
     """
-    A few words for each latent: those that are most its own, or else the tokens it promotes.
+    A few words for each latent: those that are most its own, or after an arrow the tokens it promotes.
 
     Args:
         contents: of the atlas.
@@ -213,8 +215,8 @@ def latent_labels(contents: Contents, texts: dict[int, str]) -> list[str]:
     labels = _promoted(contents.effects, contents.decomposition.d_sae, texts)
     if contents.observed is not None:
         for latent, words in _words_of_latents(contents.observed.words).items():
-            own = [text for text, n, _ in words if n >= MIN_TOGETHER][:N_IN_A_LABEL]
-            labels[latent] = " ".join(own) or labels[latent]
+            own = [text for text, n, _ in words if n >= MIN_TOGETHER]
+            labels[latent] = _label(own) or labels[latent]
     return labels
 
 
@@ -227,9 +229,17 @@ def meta_labels(
         words = contents.observed.words.texts
         for meta, common in enumerate(metas.common):
             if common is not None:
-                own = [words[word] for word in common.words[:N_IN_A_LABEL]]
-                labels[meta] = " ".join(own) or labels[meta]
+                own = [words[word] for word in common.words]
+                labels[meta] = _label(own) or labels[meta]
     return labels
+
+
+def _label(words: list[str]) -> str:
+    """The first few that differ by more than their case."""
+    distinct: dict[str, str] = {}
+    for word in words:
+        distinct.setdefault(word.casefold(), word)
+    return " ".join(list(distinct.values())[:N_IN_A_LABEL])
 
 
 def word_index(words: Words) -> list[list[Any]]:
@@ -260,8 +270,8 @@ def _promoted(effects: Effects | None, n: int, texts: dict[int, str]) -> list[st
     if effects is None:
         return [""] * n
     return [
-        " ".join(texts[token].strip() for token in tokens)
-        for tokens in effects.promoted[:, :N_IN_A_LABEL].tolist()
+        f"{PROMOTES} {_label([texts[token].strip() for token in tokens])}"
+        for tokens in effects.promoted.tolist()
     ]
 
 

@@ -65,9 +65,9 @@ def write_atlas(
             file.write(script("words", word_index(contents.observed.words)))
         if contents.explained is not None:
             file.write(script("explanations", _explanations(contents)))
-        _write_blocks(file, "metas", metas, core["n_metas"], per_block["metas"])
-        latents = LatentEntries(contents, vocabulary)
-        _write_blocks(file, "latents", latents, core["n_latents"], per_block["latents"])
+        found, latents = contents.decomposition, LatentEntries(contents, vocabulary)
+        _write_blocks(file, "metas", metas, found.n_meta, per_block["metas"])
+        _write_blocks(file, "latents", latents, found.d_sae, per_block["latents"])
         file.write("</body>\n</html>\n")
     part.replace(path)
 

@@ -207,8 +207,9 @@ def _windows(
 ) -> list[Window]:
     """Of one latent, each text once and none of `seen`; strongest first."""
     seen, windows = set(seen or ()), []
-    for tokens, activations in kept.of(place):
-        if (text := tuple(tokens.tolist())) not in seen:
-            seen.add(text)
-            windows.append(Window(list(text), activations.tolist()))
+    tokens, activations = kept.of(place)
+    for text, values in zip(tokens.tolist(), activations.tolist(), strict=True):
+        if tuple(text) not in seen:
+            seen.add(tuple(text))
+            windows.append(Window(text, values))
     return sorted(windows, key=lambda window: -window.strength)

@@ -48,16 +48,13 @@ class KeptWindows:
         self._tokens[latents, places] = tokens.int()
         self._activations[latents, places] = activations
 
-    def of(self, latent: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Tokens and activations of the windows of one latent, highest rank first."""
+    def of(self, latent: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and activations of one latent's windows, `[n, width]`, highest rank first."""
         ranks = self._ranks[latent]
         order = ranks.argsort(descending=True, stable=True)[
             : (ranks > -torch.inf).sum()
         ]
-        return [
-            (self._tokens[latent, place], self._activations[latent, place])
-            for place in order.tolist()
-        ]
+        return self._tokens[latent, order], self._activations[latent, order]
 
 
 def one_of_each_range(windows: list[T], n: int, random: np.random.Generator) -> list[T]:

@@ -58,6 +58,7 @@ class TopContexts:
     ):
         self.sae = sae
         self.latents = list(latents)
+        self._places = {latent: place for place, latent in enumerate(self.latents)}
         self.n_top = n_top
         self.n_before = n_before
         width = n_before + 1 + n_after
@@ -96,25 +97,26 @@ class TopContexts:
     @property
     def peaks(self) -> dict[int, list[Peak]]:
         """Of each latent, strongest first; fewer than `n_top` where it fires in fewer contexts."""
-        return self._peaks(self._strongest)
+        return {latent: self.strongest(latent) for latent in self.latents}
 
-    @property
-    def sampled(self) -> dict[int, list[Peak]]:
-        """Of each latent, contexts drawn from all in which it fires, strongest first."""
-        return self._peaks(self._sampled)
+    def strongest(self, latent: int) -> list[Peak]:
+        """Of one latent, as in `peaks`."""
+        return self._peaks(self._strongest, latent)
 
-    def _peaks(self, kept: KeptWindows) -> dict[int, list[Peak]]:
-        found = {}
-        for place, latent in enumerate(self.latents):
-            peaks = [self._peak(*window) for window in kept.of(place)]
-            found[latent] = sorted(peaks, key=lambda peak: -abs(peak.activation))
-        return found
+    def sampled(self, latent: int) -> list[Peak]:
+        """Contexts drawn from all in which one latent fires, strongest first."""
+        return self._peaks(self._sampled, latent)
 
-    def _peak(self, tokens: torch.Tensor, activations: torch.Tensor) -> Peak:
-        inside = tokens != OUTSIDE
+    def _peaks(self, kept: KeptWindows, latent: int) -> list[Peak]:
+        tokens, activations = kept.of(self._places[latent])
+        peaks = map(self._peak, tokens.tolist(), activations.tolist())
+        return sorted(peaks, key=lambda peak: -abs(peak.activation))
+
+    def _peak(self, tokens: list[int], activations: list[float]) -> Peak:
+        inside = [place for place, token in enumerate(tokens) if token != OUTSIDE]
         return Peak(
-            activation=float(activations[self.n_before]),
-            place=int(inside[: self.n_before].sum()),
-            tokens=tokens[inside].tolist(),
-            activations=activations[inside].tolist(),
+            activation=activations[self.n_before],
+            place=self.n_before - inside[0],
+            tokens=[tokens[place] for place in inside],
+            activations=[activations[place] for place in inside],
         )

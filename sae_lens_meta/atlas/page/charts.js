@@ -37,13 +37,15 @@ const N_WRITTEN = 60; // dots that may have their label beside them, the largest
 function metaMap(view) {
   const { x, y, used, share } = core.metas;
   const places = [...core.metas.number.keys()];
-  const most = Math.max(...used), low = Math.min(...share), high = Math.max(...share);
+  const most = Math.max(...used), ordered = [...share].sort((a, b) => a - b);
+  // a few meta latents are all of a row or two, and would leave one colour for the rest
+  const [low, high] = [0.05, 0.95].map(at => ordered[Math.round(at * (ordered.length - 1))]);
   const tip = node("div", { class: "tip", hidden: true, "aria-hidden": "true" });
   const holder = node("div", { class: "map", id: "map", tabindex: "0", role: "application",
     "aria-label": "Map of the meta latents. Arrow keys go from one to the next, Enter opens it." });
   const radius = i => 2 + 9 * Math.sqrt(used[i] / most);
   const shades = [0, 1, 2, 3, 4].map(step => color(`--map-${step}`));
-  const shadeOf = i => shades[high > low ? Math.round(4 * (share[i] - low) / (high - low)) : 2];
+  const shadeOf = i => shades[high > low ? Math.round(4 * Math.max(0, Math.min(1, (share[i] - low) / (high - low)))) : 2];
   const bySize = [...places].sort((a, b) => used[b] - used[a]);
   const inside = i => x[i] >= view[0] && x[i] <= view[1] && y[i] >= view[2] && y[i] <= view[3];
   let chart = null, chosen = null;
@@ -176,8 +178,8 @@ function metaMap(view) {
   holder.append(tip);
   return node("figure", { class: "wide" }, holder, node("figcaption", {}, node("div", { class: "legend" },
     node("span", {}, "Each dot is a meta latent, near those of similar direction. Large: many latents are made of it. "),
-    node("span", {}, "It is ", percent(low, 0), " ", node("span", { class: "scale", role: "img", "aria-label": "light to dark" }),
-      " ", percent(high, 0), " of them on average."),
+    node("span", {}, "Its share of their rows is ", percent(low), " or less ",
+      node("span", { class: "scale", role: "img", "aria-label": "to" }), " ", percent(high), " or more on average."),
     button("zoom-in", "Zoom in", () => zoomed(0.5)), button("zoom-out", "Zoom out", () => zoomed(2), isWhole),
     button("zoom-all", "Show all", () => zoomTo(null), isWhole))));
 }

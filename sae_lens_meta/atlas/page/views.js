@@ -47,6 +47,12 @@ async function startView(state) {
   ];
 }
 
+// after an arrow stand tokens that are promoted, in the place of words that are fired on
+function labelLine(label) {
+  const said = label.startsWith("\u2192") ? "The tokens that it promotes: " : "The words that are most its own: ";
+  return label ? node("p", { class: "lead" }, node("span", { class: "quiet" }, said), node("span", { class: "label" }, seen(label.replace("\u2192 ", "")))) : null;
+}
+
 function turn(kind, number, count) {
   return node("nav", { class: "turn", "aria-label": "Neighbours by number" },
     number > 0 ? node("a", { rel: "prev", href: address(kind, number - 1) }, `\u2190 ${number - 1}`) : null,
@@ -145,7 +151,7 @@ async function latentView(state) {
   const [found, vocabulary] = await Promise.all([entryOf("latents", number), block("vocabulary")]);
   return [
     node("h1", { tabindex: "-1" }, `Latent ${number}`),
-    node("p", { class: "lead label" }, seen(core.latents.label[number])),
+    labelLine(core.latents.label[number]),
     turn("latent", number, core.n_latents),
     core.n_tokens ? firing(number, found) : null,
     node("div", { class: "columns" }, node("div", {}, partsTable(found)), node("div", {}, explanation(found.explained), wordTable(found)),
@@ -167,7 +173,7 @@ async function metaView(state) {
   const explained = found.rows.filter(([latent]) => core.explained.includes(latent)).length;
   return [
     node("h1", { tabindex: "-1" }, `Meta latent ${number}`),
-    node("p", { class: "lead label" }, seen(core.metas.label[number])),
+    labelLine(core.metas.label[number]),
     turn("meta", number, core.n_metas),
     node("p", {}, found.used ? `${thousands(found.used)} latents are made of it; it is ${percent(found.share)} of their rows on average.` : "No latent is made of it."),
     found.stability ? node("p", {}, found.stability) : null,
