@@ -542,6 +542,20 @@ def test_the_bundled_release_gets_its_atlas_by_one_command_from_a_short_text(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_in_cache")
+def test_without_text_a_model_that_is_given_says_what_is_promoted(
+    tmp_path: Path,
+) -> None:
+    page = tmp_path / "a.html"
+    run("metasae-smollm2-135m-instruct-l11", "--model", "smollm2", "--output", page)
+    found = blocks(page)
+    assert found["core"]["n_tokens"] == 0 and "words" not in found
+    assert all(label.startswith("→ ") for label in found["core"]["latents"]["label"])
+    entry = found["latents-0"][3]
+    assert "top" not in entry and len(entry["up"]) == len(entry["down"]) == 10
+
+
+@pytest.mark.slow
 def test_a_release_of_several_saes_takes_an_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

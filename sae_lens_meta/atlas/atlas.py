@@ -15,7 +15,7 @@ from sae_lens_meta.activations.measured_on import (
     SourceConfig,
     completed,
 )
-from sae_lens_meta.activations.source import load_source
+from sae_lens_meta.activations.source import ActivationSource, load_source
 from sae_lens_meta.atlas.attached import read_comparison, read_explanations
 from sae_lens_meta.atlas.collect import Observed, observe
 from sae_lens_meta.atlas.contents import contents_of
@@ -28,6 +28,8 @@ from sae_lens_meta.atlas.page import write_atlas
 from sae_lens_meta.decomposition.decompose import decomposition
 from sae_lens_meta.decomposition.folder import read
 from sae_lens_meta.decomposition.given import given_sae
+from sae_lens_meta.hooks import transformer_lens_name
+from sae_lens_meta.measures.geometry import checked_unit_rows
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.zoo.names import load_release, release_folders
 
@@ -52,23 +54,35 @@ class Attached:
 
 
 @dataclass
-class Read:
+class Loaded:
     """
-    What was read with the language model.
+    The language model and the text of an atlas, as far as there are any.
 
     Attributes:
-        tokenizer: of it; None where it was not loaded.
-        unembedding: `[vocabulary, d_in]`; None where it does not apply.
-        observed: from a pass over text; None without one.
-        measured_on: what was read.
-        notes: what the reader should know.
+        model: the language model; None where it is not needed.
+        hook: that the SAE reads, by its name in the model.
+        source: of activations; None without text.
+        measured_on: the text; None without one.
     """
 
-    tokenizer: Any = None
-    unembedding: torch.Tensor | None = None
-    observed: Observed | None = None
+    model: Any = None
+    hook: str | None = None
+    source: ActivationSource | None = None
     measured_on: MeasuredOn | None = None
-    notes: list[str] | None = None
+
+    def unembedding(self) -> tuple[torch.Tensor | None, list[str]]:
+        """`[vocabulary, d_in]`, or None and why there is none."""
+        if self.model is None:
+            return None, [
+                "Made without a language model: what latents promote is not known."
+            ]
+        name = transformer_lens_name(self.hook) if self.hook else None
+        found = unembedding(self.model) if reads_the_stream(name) else None
+        if found is None:
+            return None, [
+                f"What latents promote is not known for {self.hook} of this model."
+            ]
+        return found, []
 
 
 @contextmanager
@@ -113,11 +127,14 @@ def make_atlas(
         ValueError, OSError: if the SAE, the text or what is attached cannot be read, or are not of
             one another.
     """
+    # what can be wrong is looked at before what takes long
     with saved_sae(name, sae_id) as saved:
         given = given_sae(saved.path)
+        checked_unit_rows(given.W_dec)
         explained = attached.autointerp and read_explanations(
             attached.autointerp, saved
         )
+        loaded = _loaded(saved, source)
         matched = attached.comparison and read_comparison(
             attached.comparison, saved, given.W_dec
         )
@@ -126,38 +143,31 @@ def make_atlas(
             if attached.decomposition
             else decomposition(saved.path)
         )
-        seen = _read(saved, source)
-    contents = contents_of(found, seen.observed, seen.unembedding)
-    contents.explained, contents.matched = explained or None, matched or None
-    facts = facts_of(
-        saved, found, seen.measured_on, seen.observed and seen.observed.n_tokens
-    )
-    facts.notes += seen.notes or []
-    write_atlas(Path(name).name, contents, facts, path, seen.tokenizer)
+        observed = _observed(saved, loaded, source)
+        logits, notes = loaded.unembedding()
+        contents = contents_of(found, observed, logits)
+        contents.explained, contents.matched = explained or None, matched or None
+        facts = facts_of(
+            saved, found, loaded.measured_on, observed and observed.n_tokens
+        )
+    facts.notes += notes
+    tokenizer = loaded.model and loaded.model.tokenizer
+    write_atlas(Path(name).name, contents, facts, path, tokenizer)
     return facts
 
 
-def _read(saved: SavedSAE, cfg: SourceConfig) -> Read:
-    """Loads the language model where it is needed, and reads the text where there is one."""
-    if cfg.dataset == NO_TEXT:
-        if cfg.model is None:
-            return Read(
-                notes=[
-                    "Made without a language model: which tokens latents promote is not known."
-                ]
-            )
-        reading, _, _ = completed(cfg, saved.reading)
-        model, reading, _ = load_language_model(reading, cfg.device)
-        seen = Read(model.tokenizer)
-    else:
+def _loaded(saved: SavedSAE, cfg: SourceConfig) -> Loaded:
+    if cfg.dataset != NO_TEXT:
         source, measured_on = load_source(cfg, [saved])
-        model, reading = source.model, source.reading
-        observed = observe(saved.load(cfg.device), source, cfg.tokens)
-        seen = Read(model.tokenizer, observed=observed, measured_on=measured_on)
-    if reads_the_stream(reading.transformer_lens_hook):
-        seen.unembedding = unembedding(model)
-    if seen.unembedding is None:
-        seen.notes = [
-            f"Which tokens latents promote is not known for {reading.hook} of this model."
-        ]
-    return seen
+        return Loaded(source.model, source.reading.hook, source, measured_on)
+    if cfg.model is None:
+        return Loaded()
+    reading, _, _ = completed(cfg, saved.reading)
+    model, reading, _ = load_language_model(reading, cfg.device)
+    return Loaded(model, reading.hook)
+
+
+def _observed(saved: SavedSAE, loaded: Loaded, cfg: SourceConfig) -> Observed | None:
+    if loaded.source is None:
+        return None
+    return observe(saved.load(cfg.device), loaded.source, cfg.tokens)
