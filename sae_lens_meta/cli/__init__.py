@@ -20,6 +20,7 @@ COMMANDS = (
     "autointerp",
     "groundtruth",
     "decompose",
+    "atlas",
     "publish",
     "reproduce",
     "list",

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sae_lens import SAE
 
 from sae_lens_meta.activations.source import ActivationSource
+from sae_lens_meta.activations.tokens import token_texts
 from sae_lens_meta.comparison.counting import Job, Tally, load_counter
 from sae_lens_meta.comparison.differences import Resampled, resample
 from sae_lens_meta.comparison.figures import HEADLINE
@@ -242,8 +243,7 @@ class Family:
             for peak in contexts.peaks
             for token in peak.tokens
         }
-        tokenizer: Any = self.source.model.tokenizer
-        return {token: tokenizer.decode([token]) for token in sorted(tokens)}
+        return token_texts(self.source.model.tokenizer, tokens)
 
     def _peaks(
         self, wanted: dict[str, list[int]], n_tokens: int
