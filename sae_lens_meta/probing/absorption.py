@@ -6,16 +6,20 @@ SAEBench (arXiv:2503.09532), whose constants these are. Of the tokens on which t
 the dense probe says so, one is absorbed where every main latent of the label is silent, and the
 latent that adds most along the probe's direction has a decoder row of cosine 0.025 or more with it
 and adds at least 0.4 of the token's own projection. Main latents are those of the k-sparse probe,
-as long as each step raises F1 by more than 0.03. `fraction` is SAEBench's absorption
-fraction, which counts partial absorption by up to three latents of cosine 0.1 and more.
+as long as each step raises F1 by more than 0.03: a latent that takes so much counts as a split,
+not as absorbing. `fraction` is SAEBench's absorption fraction, which counts partial absorption by
+up to three latents of cosine 0.1 and more.
 
 What differs: tokens stand in running text, not in prompts that ask for the spelling, and any token
 may be one on which the label does not hold, not only words. Activations have mean 0 and std 1
-before the probe, and a projection is counted from their mean, not from 0, which in an SAE with
-`b_dec` no latent has to add. Main latents come from a matching pursuit, not from an L1 probe, by
-their F1 on the first part. And an absorbing latent is looked at further: it is a child's if, of the
-label's tokens in the first part on which it fires, the share that are of one child label, or one
-same token, lies at least halfway from that child's share of all the label's tokens to 1.
+before the probe, and a projection is counted from their mean, not from 0. Main latents come from a
+matching pursuit, not from an L1 probe, and are those with a positive weight, by their F1 on the
+first part.
+
+Beside that, with the first of the main latents alone as the label's, and so with splits counted:
+whether the latent in its place is a child's. It is if, of the label's tokens in the first part on
+which it fires, the share that are of one child label, or one same token, lies at least halfway
+from that child's share of all the label's tokens to 1.
 """
 
 from collections.abc import Mapping
@@ -56,7 +60,7 @@ def main_latents(
     probes: Mapping[int, SparseProbe], f1: Mapping[int, float]
 ) -> list[int]:
     """
-    The latents that stand for a label, at least one.
+    The latents that stand for a label; none where one that speaks against it is the best.
 
     Args:
         probes: k-sparse ones, by k.
@@ -69,8 +73,7 @@ def main_latents(
             break
         last = k
     chosen = probes[last]
-    speaking = chosen.latents[chosen.weights > 0]
-    return [int(i) for i in (speaking if len(speaking) else probes[first].latents)]
+    return [int(i) for i in chosen.latents[chosen.weights > 0]]
 
 
 def absorbed(
@@ -90,7 +93,7 @@ def absorbed(
         projection: of the tokens on the probe's direction, `[n]`.
         effects: of the decoder rows, likewise, `[d_sae]`.
         cosines: of the decoder rows with the direction, `[d_sae]`.
-        main: latents that stand for the label.
+        main: latents that stand for the label, at least one.
     """
     n = len(projection)
     found = Absorbed(np.zeros(n, bool), np.full(n, NONE), np.zeros(n))

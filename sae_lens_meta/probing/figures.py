@@ -35,11 +35,12 @@ FIGURES: dict[str, Figure[ProbedSAE]] = by_id(
         _mean("shuffled_few", "labels shuffled", is_part=True),
         _reached(FEW),
         _reached(KS[-1]),
-        _mean("silent", "silent: the label's latents, where it holds", "lower"),
-        _mean("absorption", "absorbed by one latent", "lower", is_part=True),
-        _mean("absorption_by_child", "and that a child's", "lower", is_part=True),
+        _mean("silent", "silent: the label's latent, where it holds", "lower"),
+        _mean("taken", "one latent says it instead", "lower", is_part=True),
+        _mean("taken_by_child", "and that a child's", "lower", is_part=True),
+        _mean("absorption", "absorption, as published", "lower"),
         _mean("absorption_fraction", "absorption fraction", "lower"),
         Figure("l0", "L0", lambda sae: sae.l0, ".1f", unit="latents a token"),
     )
 )
-"""Figures by id; those of latents that stand for a label are shares of its tokens."""
+"""Figures by id; those from `silent` to `absorption_fraction` are shares of a label's tokens."""

@@ -168,11 +168,11 @@ _CLASSES: dict[str, Callable[[str, str], bool]] = {
     "capitalised": lambda whole, _: whole.lstrip()[:1].isupper(),
     "capitalised/all caps": _is_all_caps,
     "digit": lambda whole, _: whole.strip().isdigit(),
+    # most of the others begin with a space: of a label that mostly holds F1 would say little
+    "inside a word": lambda whole, before: whole[:1].isalnum() and before.isalnum(),
     "punctuation": lambda whole, _: (
         bool(whole.strip()) and not any(c.isalnum() for c in whole)
     ),
-    # some tokenizers do not count the space among a token's characters
-    "space-prefixed": lambda whole, before: bool(whole.strip()) and before.isspace(),
 }
 
 

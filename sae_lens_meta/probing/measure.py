@@ -163,10 +163,11 @@ class _Measured:
         f1_by_k = {k: ratio.value or 0.0 for k, ratio in by_k.items()}
         target = REACHED * (task.ceilings[i].value or 0.0)
         main = main_latents(probes, self._f1_where_fitted(probes, i))
-        probed = np.flatnonzero(holds & task.said[:, i])
-        found = self._absorbed(i, probed, main)
-        absorbers = self._absorbers(i, label, found)
-        shares = self._shares(probed, found, absorbers)
+        # where no latent stands for the label, none can be silent
+        probed = np.flatnonzero(holds & task.said[:, i]) if main else np.array([], int)
+        by_any, by_one = (self._absorbed(i, probed, m) for m in (main, main[:1]))
+        absorbers = self._absorbers(i, label, by_one)
+        shares = self._shares(probed, by_any, by_one, absorbers)
         shuffled_single, shuffled_few = self._shuffled(i)
         score = LabelScore(
             latent=int(self.singles[i]),
@@ -250,17 +251,22 @@ class _Measured:
         return {f"'{self.task.shown(most)}'": ids == most}
 
     def _shares(
-        self, probed: np.ndarray, found: Absorbed, absorbers: list[Absorber]
+        self,
+        probed: np.ndarray,
+        by_any: Absorbed,
+        by_one: Absorbed,
+        absorbers: list[Absorber],
     ) -> dict[str, Ratio]:
         """Shares of the tokens on which the label holds and the dense probe says so."""
         part = self.task.second
         blocks, n = part.documents[probed], part.n_documents
         of_children = [a.latent for a in absorbers if a.child is not None]
         terms = {
-            "silent": found.silent,
-            "absorption": found.absorber != NONE,
-            "absorption_by_child": np.isin(found.absorber, of_children),
-            "absorption_fraction": found.fraction,
+            "silent": by_one.silent,
+            "taken": by_one.absorber != NONE,
+            "taken_by_child": np.isin(by_one.absorber, of_children),
+            "absorption": by_any.absorber != NONE,
+            "absorption_fraction": by_any.fraction,
         }
         below = np.bincount(blocks, minlength=n).astype(float)
         return {

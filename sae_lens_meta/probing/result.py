@@ -42,7 +42,7 @@ class ProbedLabel:
 @dataclass
 class Absorber:
     """
-    A latent that says a label where the label's own latents are silent.
+    A latent that says a label where the label's own latent is silent.
 
     Attributes:
         latent: which.
@@ -68,12 +68,15 @@ class LabelScore:
         needed: the smallest k whose F1 is 95 % of the dense probe's; None where none is.
         main: latents that stand for the label (`absorption.main_latents`).
         n_probed: tokens on which the label holds and the dense probe says so, which the next
-            four are shares of.
-        silent: on which all main latents are silent.
-        absorption: on which a single latent says it in their place (full absorption).
-        absorption_by_child: on which that is a latent specific to a child.
+            five are shares of; 0 where no latent stands for the label.
+        silent: on which the first main latent is silent.
+        taken: on which a single latent says the label in its place.
+        taken_by_child: on which that is a latent specific to a child.
+        absorption: on which all main latents are silent, and a single latent says it in their
+            place: full absorption, as published.
         absorption_fraction: mean absorption fraction.
-        absorbers: the latents that do so on most tokens.
+        absorbers: the latents that say the label in the first main latent's place, those on most
+            tokens.
         shuffled_single: F1 of the single latent, chosen and scored on shuffled labels.
         shuffled_few: F1 of the probe of 5 latents, likewise.
     """
@@ -86,8 +89,9 @@ class LabelScore:
     main: list[int]
     n_probed: int
     silent: Estimate
+    taken: Estimate
+    taken_by_child: Estimate
     absorption: Estimate
-    absorption_by_child: Estimate
     absorption_fraction: Estimate
     absorbers: list[Absorber]
     shuffled_single: float | None

@@ -49,7 +49,8 @@ def _shown(value: float | None) -> str:
 def labels_table(result: ProbeResult) -> Table:
     """A line for each label, means over the SAEs of a group."""
     table = Table(
-        "label", title="F1: single latent / probe of 5 | latents needed | absorbed"
+        "label",
+        title="F1: single latent / probe of 5 | latents needed | taken by a child's",
     )
     for header in ("rate", "dense", "shuffled"):
         table.add_column(header, justify="right")
@@ -67,8 +68,8 @@ def labels_table(result: ProbeResult) -> Table:
         ceiling = _shown(label.ceiling.value)
         table.add_row(label.name, f"{label.rate:.3f}", ceiling, shuffled, *cells)
     table.caption = (
-        f"needed: for 95 % of the dense probe's F1, more than {KS[-1]} where none does; absorbed: "
-        "share of the tokens; shuffled: the first group's single latent"
+        f"needed: for 95 % of the dense probe's F1, more than {KS[-1]} where none does; taken: share "
+        "of the label's tokens; shuffled: the first group's single latent"
     )
     return table
 
@@ -76,10 +77,10 @@ def labels_table(result: ProbeResult) -> Table:
 def _label_cell(scores: list[LabelScore]) -> str:
     single = _mean(scores, lambda s: s.single.value)
     few = _mean(scores, lambda s: s.f1_by_k[FEW])
-    absorbed = _mean(scores, lambda s: s.absorption.value)
+    taken = _mean(scores, lambda s: s.taken_by_child.value)
     needed = float(np.median([s.needed or np.inf for s in scores]))
     shown = f">{KS[-1]}" if np.isinf(needed) else f"{needed:g}"
-    return f"{single} / {few} | {shown} | {absorbed}"
+    return f"{single} / {few} | {shown} | {taken}"
 
 
 def _mean(scores: list[LabelScore], of: Callable[[LabelScore], float | None]) -> str:
@@ -89,7 +90,7 @@ def _mean(scores: list[LabelScore], of: Callable[[LabelScore], float | None]) ->
 
 def difference_sentences(result: ProbeResult) -> list[str]:
     """What differs between groups, a sentence for each figure that has a difference."""
-    shown = ("single", "one", "few", "silent", "absorption", "absorption_fraction")
+    shown = ("single", "one", "few", "silent", "taken_by_child", "absorption")
     return [
         f"{d.group} against {d.baseline}, {FIGURES[d.figure].label}: {d.percent:+.1f} %"
         f"{_over('documents', d.over_documents)}{_over('seeds', d.over_seeds)}."
