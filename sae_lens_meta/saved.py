@@ -1,6 +1,7 @@
 """What a saved SAE is and how it must be read, by its own files and nothing else."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -313,6 +314,15 @@ def _damaged(path: Path, error: SafetensorError) -> ValueError:
     return ValueError(
         f"{path} cannot be read ({error}): the file is truncated or damaged."
     )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of different `paths`, as long as it takes to tell them apart."""
+    parts = [path.resolve().parts[1:] for path in paths]
+    length = 1
+    while len({p[-length:] for p in parts}) < len(parts):
+        length += 1
+    return ["/".join(p[-length:]) for p in parts]
 
 
 def check_device(device: str) -> None:

@@ -27,7 +27,6 @@ from sae_lens_meta.autointerp.contexts import (
     LatentContexts,
     Window,
 )
-from sae_lens_meta.autointerp.controls import random_direction_sae
 from sae_lens_meta.autointerp.judge import (
     JudgeError,
     JudgeRefused,
@@ -49,6 +48,7 @@ from sae_lens_meta.autointerp.scoring import (
     read_explanation,
     spearman,
 )
+from sae_lens_meta.measures.controls import random_direction_sae
 from sae_lens_meta.statistics.paired import paired_difference
 from tests.judges import Guesser, JudgeServer, Oracle, judge_server, texts_of
 

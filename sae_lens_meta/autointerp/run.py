@@ -24,10 +24,6 @@ from sae_lens_meta.autointerp.contexts import (
     ContextCollector,
     LatentContexts,
 )
-from sae_lens_meta.autointerp.controls import (
-    check_thresholds,
-    random_direction_sae,
-)
 from sae_lens_meta.autointerp.delphi import DelphiCache
 from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.autointerp.prompts import VERSION
@@ -40,6 +36,10 @@ from sae_lens_meta.autointerp.scoring import (
     SCORES,
     Examiner,
     ScoredLatent,
+)
+from sae_lens_meta.measures.controls import (
+    check_thresholds,
+    random_direction_sae,
 )
 from sae_lens_meta.measures.matching import match_latents
 from sae_lens_meta.saved import SavedSAE

@@ -17,6 +17,7 @@ COMMANDS = (
     "calibrate",
     "evaluate",
     "compare",
+    "probe",
     "autointerp",
     "groundtruth",
     "decompose",
