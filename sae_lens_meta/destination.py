@@ -1,9 +1,10 @@
-"""Where a run writes to: proven to take files before any work, and held by one run at a time."""
+"""Where a run writes to: proven to take files, held by one run at a time, and never half written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -71,3 +72,29 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_same(
+    folder: Path, found: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    """
+    Checks that the run in `folder` is the one that is asked for, by its settings.
+
+    Raises:
+        ValueError: if it is another one, naming the first setting in which they differ.
+    """
+    for key, value in asked.items():
+        there = found.get(key)
+        if there != value:
+            same = f"--dataset {there}, or " if key == "dataset" else ""
+            raise ValueError(
+                f"{folder} holds a run with {key} {there!r}; this one has {value!r}. Give "
+                f"{same}another --output, or delete it."
+            )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that a run killed meanwhile leaves the one before, or none."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

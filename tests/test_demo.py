@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_penalty_acts_visibly(
     assert joint.meta_explained_variance < solo.meta_explained_variance - 0.02
     for row in rows.values():
         assert row.reconstruction.l0 == pytest.approx(32, rel=0.08)
-        assert 0.7 < row.ce_loss_recovered < 1
+        assert 0.7 < row.model_cost.ce_loss_recovered < 1
         assert 0.4 < row.reconstruction.explained_variance < 1
 
     printed = console.export_text()
@@ -123,7 +124,10 @@ def in_another_process(cfg: DemoConfig) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_demo_that_is_stopped_is_gone_on_from_by_the_same_call(
-    tiny: DemoConfig, steps: list[int], number: signal.Signals
+    tiny: DemoConfig,
+    steps: list[int],
+    number: signal.Signals,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     checkpoints = tiny.output / "checkpoints"
     process = in_another_process(tiny)
@@ -142,15 +146,22 @@ def test_a_demo_that_is_stopped_is_gone_on_from_by_the_same_call(
     with pytest.raises(ValueError, match="holds a run with tokens 20000; this one has"):
         run_demo(replace(tiny, tokens=30_000), Console(quiet=True))
 
+    capfd.readouterr()
     rows = run_demo(tiny, Console(quiet=True))
     assert len(steps) == 79 - kept // tiny.batch_size
+    first, *others = re.findall(r"\| (\d+)/20000 \[", capfd.readouterr().err)
+    assert int(first) == 0 and min(map(int, others)) > kept, "the bar goes on too"
+    assert int(others[-1]) == 20_000
     assert set(rows) == {"joint", "solo"}
     assert not checkpoints.exists()
 
 
 @pytest.mark.slow
 def test_a_finished_demo_shows_its_figures_again_and_is_overwritten_by_none(
-    tiny: DemoConfig, steps: list[int], tmp_path: Path
+    tiny: DemoConfig,
+    steps: list[int],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     text = tmp_path / "docs.jsonl"
     documents = [f"The document {i} has words of its own. " * 40 for i in range(40)]
@@ -159,6 +170,9 @@ def test_a_finished_demo_shows_its_figures_again_and_is_overwritten_by_none(
     cfg = replace(tiny, dataset=str(text), tokens=1024)
     rows = run_demo(cfg, Console(quiet=True))
     assert len(steps) == 4
+    shown = capfd.readouterr().err
+    assert shown.count("| 0/1024 [") == 1, "one bar, and none over another"
+    assert "| 1024/1024 [" in shown and "Warning" not in shown
     assert SAE.load_from_disk(cfg.output / "solo").cfg.metadata.held_out == {
         "documents": 12,
         "text_seed": 42,
@@ -199,7 +213,7 @@ def test_the_model_runs_on_no_token_twice_and_changed_weights_are_told(
     console = Console(record=True, width=100)
     rows = run_demo(tiny, console)
     for row in rows.values():
-        assert row.n_ce_tokens <= row.reconstruction.n_tokens == 512
+        assert row.model_cost.n_tokens <= row.reconstruction.n_tokens == 512
     assert "CE and KL are of the first 512 tokens" in console.export_text()
     run_demo(tiny, console)
     assert "changed since" not in console.export_text()

@@ -12,12 +12,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from sae_lens import (
-    SAE,
-    ActivationsStore,
-    LoggingConfig,
-    MultiSAETrainingRunnerConfig,
-)
+from sae_lens import SAE
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import HookedRootModule
 
@@ -27,11 +22,8 @@ from sae_lens_meta.activations.language_model import (
     model_path,
 )
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import (
-    ActivationSource,
-    load_source,
-    without_advice,
-)
+from sae_lens_meta.activations.source import ActivationSource, load_source
+from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.activations.text import (
     PYDOC,
     check_left_to_train,
@@ -40,22 +32,20 @@ from sae_lens_meta.activations.text import (
 )
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
-from sae_lens_meta.destination import held
-from sae_lens_meta.measures.evaluate import model_cost
-from sae_lens_meta.measures.figures import model_tokens
+from sae_lens_meta.comparison.members import JOINT, SOLO
+from sae_lens_meta.destination import check_same, held, write_whole
+from sae_lens_meta.measures.evaluate import ModelCost, read_once
+from sae_lens_meta.measures.figures import RECONSTRUCTION, Figure, figures_table
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
-from sae_lens_meta.measures.reconstruction import (
-    Reconstruction,
-    ReconstructionMeter,
-)
+from sae_lens_meta.measures.reconstruction import Reconstruction
 from sae_lens_meta.measures.top_contexts import TopContexts
+from sae_lens_meta.reproduce.trained_on import text_metadata, text_store, together
 from sae_lens_meta.reproduce.training import train_together
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.training.checks import hook_width
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 RECORD = "demo.json"
-JOINT, SOLO = "joint", "solo"
 CHECKPOINTS = "checkpoints"
 MAX_CE_TOKENS = 2048
 
@@ -122,10 +112,21 @@ class DemoRow:
     """Figures of one SAE in the demo's table."""
 
     reconstruction: Reconstruction
-    ce_loss_recovered: float
-    n_ce_tokens: int
+    model_cost: ModelCost
     meta_explained_variance: float
     weights_sha256: str
+
+
+FIGURES: tuple[Figure[DemoRow], ...] = (
+    *RECONSTRUCTION,
+    Figure(
+        "meta_explained_variance",
+        "decoder variance a fresh meta SAE explains",
+        lambda row: row.meta_explained_variance,
+        ".4f",
+        "lower",
+    ),
+)
 
 
 def run(args: list[str]) -> None:
@@ -165,20 +166,14 @@ def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
 def _run(
     cfg: DemoConfig, settings: dict[str, Any], console: Console
 ) -> dict[str, DemoRow]:
-    training_text, _ = load_text(cfg.dataset, cfg.held_out_documents, cfg.text_seed)
-    check_left_to_train(training_text, cfg.dataset, cfg.held_out_documents)
+    text, _ = load_text(cfg.dataset, cfg.held_out_documents, cfg.text_seed)
+    check_left_to_train(text, cfg.dataset, cfg.held_out_documents)
     path = model_path(cfg.model)
     console.print(f"Model: {path}")
     model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
     _record(cfg.output, settings, {})
-    metadata = {
-        "held_out": {"documents": cfg.held_out_documents, "text_seed": cfg.text_seed},
-        "text_sha256": settings["text_sha256"],
-        "data_seed": cfg.seed,
-        **model_metadata(cfg.model),
-    }
-    train_side_by_side(cfg, path, model, training_text, configs, metadata)
+    _train(cfg, path, model, text, configs)
 
     saved = {name: SavedSAE.read(cfg.output / name) for name in configs}
     saes = {name: one.load(cfg.device) for name, one in saved.items()}
@@ -187,7 +182,7 @@ def _run(
         _source_config(cfg), list(saved.values()), model=model
     )
     say(measured_on.notes, measured_on.warnings, console)
-    rows = measure(cfg, saes, source, contexts)
+    rows = _measured(cfg, saes, source, contexts)
     console.print(_table(rows))
     show_latents(contexts, model.tokenizer, console)
     _record(cfg.output, settings, rows)
@@ -195,19 +190,18 @@ def _run(
     return rows
 
 
-def train_side_by_side(
+def _train(
     cfg: DemoConfig,
-    model_path: str,
+    path: str,
     model: HookedRootModule,
     text: Dataset | IterableDataset,
     saes: dict[str, MetaTrainingSAEConfig],
-    metadata: dict[str, Any],
 ) -> None:
     """Trains all `saes` on the same activations in one pass and saves them for inference."""
-    runner = MultiSAETrainingRunnerConfig(
-        saes=saes,
+    runner = together(
+        saes,
         hook_names=cfg.hook,
-        model_name=model_path,
+        model_name=path,
         model_class_name=cfg.model_class,
         dataset_path=cfg.dataset,
         context_size=cfg.context_size,
@@ -220,50 +214,43 @@ def train_side_by_side(
         dead_feature_window=50,
         device=cfg.device,
         n_checkpoints=9,
-        checkpoint_path=None,
-        output_path=None,
-        logger=LoggingConfig(log_to_wandb=False),
     )
-    with without_advice():
-        store = ActivationsStore.from_config_multi_hook(
-            model,
-            dataset=text,
-            hook_names=[cfg.hook],
-            hook_d_ins={cfg.hook: saes[JOINT].d_in},
-            context_size=runner.context_size,
-            n_batches_in_buffer=runner.n_batches_in_buffer,
-            store_batch_size_prompts=runner.store_batch_size_prompts,
-            train_batch_size_tokens=runner.train_batch_size_tokens,
-            total_training_tokens=runner.training_tokens,
-            device=cfg.device,
-        )
+    of_text = text_metadata(
+        cfg.dataset, cfg.held_out_documents, cfg.text_seed, cfg.seed
+    )
+    store = text_store(runner, model, text)
     torch.manual_seed(cfg.seed)  # orders the activations
-    train_together(runner, store, cfg.output / CHECKPOINTS, cfg.output, metadata)
+    train_together(
+        runner,
+        store,
+        cfg.output / CHECKPOINTS,
+        cfg.output,
+        of_text | model_metadata(cfg.model),
+    )
 
 
-def measure(
+def _measured(
     cfg: DemoConfig,
     saes: dict[str, SAE[Any]],
     source: ActivationSource,
     contexts: TopContexts,
 ) -> dict[str, DemoRow]:
-    """Figures of each SAE on `source`, read once, and of its decoder; fills `contexts`."""
-    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
-    for batch in source.stream(cfg.eval_tokens):
-        for meter in meters.values():
-            meter.update(batch.rows)
-        contexts.update(batch)
-    rows = {}
-    for name, sae in saes.items():
-        reconstruction = meters[name].result()
-        # SAELens would begin the text again where it ends
-        cost = model_cost(sae, source, min(MAX_CE_TOKENS, reconstruction.n_tokens))
-        explained = _meta_explained_variance(sae)
-        sha256 = SavedSAE.read(cfg.output / name).weights_sha256
-        rows[name] = DemoRow(
-            reconstruction, cost.ce_loss_recovered, cost.n_tokens, explained, sha256
+    """Figures of each SAE on `source` and of its decoder; fills `contexts` of the joint one."""
+
+    def look(name: str, _: torch.Tensor, batch: ActivationBatch) -> None:
+        if name == JOINT:
+            contexts.update(batch)
+
+    found = read_once(saes, source, cfg.eval_tokens, MAX_CE_TOKENS, look)
+    return {
+        name: DemoRow(
+            meter.result(),
+            cost,
+            _meta_explained_variance(saes[name]),
+            SavedSAE.read(cfg.output / name).weights_sha256,
         )
-    return rows
+        for name, (meter, cost) in found.items()
+    }
 
 
 def show_latents(
@@ -315,12 +302,7 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, DemoRow]:
                 )
         return {}
     found = json.loads((folder / RECORD).read_text())
-    for key, value in settings.items():
-        if found["settings"].get(key) != value:
-            raise ValueError(
-                f"{folder} holds a run with {key} {found['settings'].get(key)!r}; this one has "
-                f"{value!r}. Give another --output, or delete it."
-            )
+    check_same(folder, found["settings"], settings)
     return TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
 
 
@@ -338,9 +320,8 @@ def _record(
     folder: Path, settings: dict[str, Any], figures: dict[str, DemoRow]
 ) -> None:
     plain = {name: asdict(row) for name, row in figures.items()}
-    part = folder / f"{RECORD}.part"
-    part.write_text(json.dumps({"settings": settings, "figures": plain}, indent=1))
-    part.replace(folder / RECORD)
+    record = {"settings": settings, "figures": plain}
+    write_whole(folder / RECORD, json.dumps(record, indent=1))
 
 
 def _meta_explained_variance(sae: SAE[Any]) -> float:
@@ -372,27 +353,4 @@ def _sae_configs(cfg: DemoConfig, d_in: int) -> dict[str, MetaTrainingSAEConfig]
 
 
 def _table(rows: dict[str, DemoRow]) -> Table:
-    n_tokens = next(iter(rows.values())).reconstruction.n_tokens
-    n_ce_tokens = next(iter(rows.values())).n_ce_tokens
-    table = Table(
-        caption=model_tokens(n_ce_tokens),
-        title=f"Joint and solo SAE on {n_tokens:,} held-out tokens",
-    )
-    table.add_column("")
-    for name in rows:
-        table.add_column(name, justify="right")
-    lines = {
-        "normalised L2": lambda row: f"{row.reconstruction.normalized_l2:.4f}",
-        "explained variance": lambda row: (
-            f"{row.reconstruction.explained_variance:.4f}"
-        ),
-        "L0": lambda row: f"{row.reconstruction.l0:.1f}",
-        "latents that never fire": lambda row: str(row.reconstruction.n_silent),
-        "CE loss recovered": lambda row: f"{row.ce_loss_recovered:.4f}",
-        "decoder variance a fresh meta SAE explains": lambda row: (
-            f"{row.meta_explained_variance:.4f}"
-        ),
-    }
-    for label, show in lines.items():
-        table.add_row(label, *(show(row) for row in rows.values()))
-    return table
+    return figures_table(FIGURES, rows, "held-out tokens")

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from sae_lens_meta.activations.source import ActivationSource
 from sae_lens_meta.activations.stream import ActivationBatch, encode
+from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.measures.phi_blocks import PhiBlocks
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
@@ -191,9 +192,8 @@ class _PassState:
     def save_now_and_then(self) -> None:
         if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
             self._save(self.folder / str(self.n_seen))
-            part = self.folder / "state.json.part"
-            part.write_text(json.dumps({"n_seen": self.n_seen}))
-            part.replace(self.folder / "state.json")
+            state = json.dumps({"n_seen": self.n_seen})
+            write_whole(self.folder / "state.json", state)
             for old in self.folder.iterdir():
                 if old.is_dir() and old.name != str(self.n_seen):
                     shutil.rmtree(old)

@@ -23,6 +23,7 @@ from sae_lens_meta.comparison.result import (
     Contexts,
     MatchingSummary,
 )
+from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.evaluate import (
     DecoderSummary,
     ModelCost,
@@ -281,9 +282,7 @@ class Family:
         path = self.progress / f"{name}.json"
         adapter = TypeAdapter(kind)
         if not path.exists():
-            part = path.with_suffix(".part")
             # a figure that is not a number must fail here, not at every resume
             plain = adapter.dump_python(make(), mode="json")
-            part.write_text(json.dumps(plain, allow_nan=False))
-            part.replace(path)
+            write_whole(path, json.dumps(plain, allow_nan=False))
         return adapter.validate_json(path.read_bytes())

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
 from sae_lens_meta.comparison.older import upgraded
+from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.evaluate import Evaluation
 from sae_lens_meta.measures.histograms import Histogram
 from sae_lens_meta.measures.phi import PhiSummary
@@ -254,11 +255,8 @@ class Comparison:
         path = folder / "comparison.json"
         # json, unlike pydantic, refuses what is not a number rather than write null
         plain = adapter.dump_python(self, mode="json")
-        # killed in between, it leaves the earlier one whole
-        part = folder / "comparison.json.part"
         text = json.dumps(plain, separators=(",", ":"), allow_nan=False)
-        part.write_text(text + "\n")
-        part.replace(path)
+        write_whole(path, text + "\n")
         schema = TypeAdapter(dict[str, Any]).dump_json(adapter.json_schema(), indent=1)
         (folder / "comparison.schema.json").write_bytes(schema + b"\n")
         return path

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numba import njit, prange
 
+from sae_lens_meta.destination import write_whole
+
 # Active latents gathered before they are counted: the more, the better the cache is used.
 FLUSH_AT = 1 << 22
 MAX_TOKENS = np.iinfo(np.int32).max
@@ -150,9 +152,7 @@ class CooccurrenceCounter:
             fired_b=self.fired_b,
         )
         state = {"shape": self._shape, "n_tokens": self.n_tokens, "counts": counts}
-        unfinished = folder / "counter.json.part"
-        unfinished.write_text(json.dumps(state))
-        unfinished.replace(folder / "counter.json")
+        write_whole(folder / "counter.json", json.dumps(state))
         for path in folder.glob("counts_*.npz"):
             if path.name != counts:
                 path.unlink()

@@ -1,6 +1,7 @@
 """All measures of one SAE, from one pass over held-out text."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from tqdm.auto import trange
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
 from sae_lens_meta.activations.source import ActivationSource
-from sae_lens_meta.activations.stream import flat_heads, kept
+from sae_lens_meta.activations.stream import ActivationBatch, flat_heads, kept
 from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.measures.geometry import Geometry, decoder_geometry
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
@@ -130,19 +131,49 @@ def evaluate(
     """
     if shift_null:
         _check_can_be_shifted(source.reading, n_tokens)
-    meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
+    counter = CooccurrenceCounter(sae.cfg.d_sae)
     shifted = ShiftedPairs(sae.cfg.d_sae) if shift_null else None
-    for batch in source.stream(n_tokens):
-        acts = meter.update(batch.rows)
+
+    def count(_: str, acts: torch.Tensor, batch: ActivationBatch) -> None:
         counter.update(acts)
         if shifted:
             shifted.update(acts.unflatten(0, batch.tokens.shape))
-    # SAELens would begin the text again where it ends
-    cost = model_cost(sae, source, min(n_ce_tokens, counter.n_tokens))
+
+    ((meter, cost),) = read_once(
+        {name: sae}, source, n_tokens, n_ce_tokens, count
+    ).values()
     W_dec: Any = sae.W_dec
     decoder = summarize_decoder(W_dec, decoder_geometry(W_dec))
     pairs = shifted.result() if shifted else None
     return evaluation_of(name, meter, counter, cost, decoder, pairs)
+
+
+def read_once(
+    saes: Mapping[str, SAE[Any]],
+    source: ActivationSource,
+    n_tokens: int,
+    n_ce_tokens: int,
+    also: Callable[[str, torch.Tensor, ActivationBatch], None],
+) -> dict[str, tuple[ReconstructionMeter, ModelCost]]:
+    """
+    What each SAE keeps of `source`, which is read once for all of them, and what that costs.
+
+    Args:
+        saes: by name, which read the same activations.
+        source: of activations.
+        n_tokens: to read, as far as the text goes.
+        n_ce_tokens: of them, to run the whole language model on, once for each SAE.
+        also: called with the name of an SAE, its codes `[n, d_sae]` and their batch.
+    """
+    meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
+    for batch in source.stream(n_tokens):
+        for name, meter in meters.items():
+            also(name, meter.update(batch.rows), batch)
+    # SAELens would begin the text again where it ends
+    return {
+        name: (meter, model_cost(saes[name], source, min(n_ce_tokens, meter.n_tokens)))
+        for name, meter in meters.items()
+    }
 
 
 def _check_can_be_shifted(reading: Reading, n_tokens: int) -> None:

@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from rich.table import Table
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
-from sae_lens_meta.measures.evaluate import Evaluation
+from sae_lens_meta.measures.evaluate import Evaluation, ModelCost
+from sae_lens_meta.measures.reconstruction import Reconstruction
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
-class Figure(Generic[T]):
+class Figure(Generic[T_contra]):
     """
-    One figure of a `T`.
+    One figure of some kind of result.
 
     Attributes:
         id: in files, and on a model card.
@@ -36,7 +38,7 @@ class Figure(Generic[T]):
 
     id: str
     label: str
-    of: Callable[[T], float]
+    of: Callable[[T_contra], float]
     format: str
     better: Better | None = None
     unit: str = ""
@@ -45,7 +47,7 @@ class Figure(Generic[T]):
     is_part: bool = False
     is_of_model: bool = False
 
-    def show(self, result: T) -> str:
+    def show(self, result: T_contra) -> str:
         """The figure as text."""
         return format(self.of(result), self.format)
 
@@ -53,6 +55,18 @@ class Figure(Generic[T]):
     def indented(self) -> str:
         """The label as it stands in a table."""
         return f"  {self.label}" if self.is_part else self.label
+
+
+class Kept(Protocol):
+    """What is known of an SAE that has read a text: see `evaluate.read_once`."""
+
+    @property
+    def reconstruction(self) -> Reconstruction: ...
+    @property
+    def model_cost(self) -> ModelCost: ...
+
+
+KeptT = TypeVar("KeptT", bound=Kept)
 
 
 def by_id(figures: Iterable[Figure[T]]) -> dict[str, Figure[T]]:
@@ -78,7 +92,7 @@ def _counted(figure: float | None) -> float:
     return figure
 
 
-L2 = Figure[Evaluation](
+L2 = Figure[Kept](
     "normalised_l2",
     "normalised L2",
     lambda e: e.reconstruction.normalized_l2,
@@ -86,7 +100,7 @@ L2 = Figure[Evaluation](
     "lower",
     stream="normalized_l2",
 )
-L0 = Figure[Evaluation](
+L0 = Figure[Kept](
     "l0",
     "L0",
     lambda e: e.reconstruction.l0,
@@ -94,7 +108,7 @@ L0 = Figure[Evaluation](
     unit="latents a token",
     stream="l0",
 )
-RECONSTRUCTION: tuple[Figure[Evaluation], ...] = (
+RECONSTRUCTION: tuple[Figure[Kept], ...] = (
     L2,
     Figure(
         "explained_variance",
@@ -212,14 +226,29 @@ def model_tokens(*numbers: int) -> str:
 
 def evaluation_table(evaluations: list[Evaluation], measured_on: MeasuredOn) -> Table:
     """The figures side by side, one column for each SAE."""
-    n_tokens = evaluations[0].reconstruction.n_tokens
-    table = Table("", title=f"{n_tokens:,} {measured_on.said}")
-    for evaluation in evaluations:
-        table.add_column(evaluation.name, justify="right")
-    figures = RECONSTRUCTION + CO_OCCURRENCE + DECODER
+    figures: tuple[Figure[Evaluation], ...] = RECONSTRUCTION + CO_OCCURRENCE + DECODER
     if all(e.phi.expected_by_shift is not None for e in evaluations):
         figures += SHIFTED
+    return figures_table(figures, {e.name: e for e in evaluations}, measured_on.said)
+
+
+def figures_table(
+    figures: Iterable[Figure[KeptT]], results: dict[str, KeptT], said: str
+) -> Table:
+    """
+    Figures side by side.
+
+    Args:
+        figures: to show, one row each.
+        results: one column for each SAE, by its name.
+        said: of the tokens that they are taken on, after their number.
+    """
+    n_tokens = next(iter(results.values())).reconstruction.n_tokens
+    table = Table("", title=f"{n_tokens:,} {said}")
+    for name in results:
+        table.add_column(name, justify="right")
     for figure in figures:
-        table.add_row(figure.indented, *map(figure.show, evaluations))
-    table.caption = model_tokens(*sorted({e.model_cost.n_tokens for e in evaluations}))
+        table.add_row(figure.indented, *map(figure.show, results.values()))
+    costs = {one.model_cost.n_tokens for one in results.values()}
+    table.caption = model_tokens(*sorted(costs))
     return table

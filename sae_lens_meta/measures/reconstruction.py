@@ -97,17 +97,21 @@ class ReconstructionMeter:
             "l0": sums["n_active"] / n,
         }
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens added so far."""
+        return int(self.sums["n_tokens"].sum())
+
     def result(self) -> Reconstruction:
         """
         Raises:
             ValueError: if no activation was added.
         """
-        n_tokens = int(self.sums["n_tokens"].sum())
-        if n_tokens == 0:
+        if self.n_tokens == 0:
             raise ValueError("No activations to measure on: the stream was empty.")
         figures = self.figures(np.ones(len(self.sums["n_tokens"])))
         return Reconstruction(
             **{name: float(value) for name, value in figures.items()},
             n_silent=int((self.fired == 0).sum()),
-            n_tokens=n_tokens,
+            n_tokens=self.n_tokens,
         )

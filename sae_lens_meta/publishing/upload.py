@@ -132,7 +132,11 @@ def _looked_at(
 
 
 def _commit(api: HfApi, package: Package, repo: str, found: Repository) -> str:
-    """The commit that has the package's files: a new one, or the head if it has them."""
+    """
+    The commit that has the package's files: a new one, or the head if it has them.
+
+    `upload_folder` may commit a large folder in several batches, which is not all or nothing.
+    """
     # the client asks once per operation what is there: new ones find a commit whose
     # answer was lost
     operations = [
@@ -148,6 +152,15 @@ def _commit(api: HfApi, package: Package, repo: str, found: Repository) -> str:
 
 
 def _verify(package: Package, repo: str, commit: str) -> None:
+    """
+    Downloads every file and compares it with the one that was sent.
+
+    `HfApi.verify_repo_checksums` asks the Hub for the checksums that it has on record, which says
+    nothing of what a reader is served; and 0.34, the lowest version allowed, does not have it.
+
+    Raises:
+        PublishError: if one differs.
+    """
     with TemporaryDirectory() as cache:
         for name, sha256 in package.sha256().items():
             if file_sha256(_downloaded(repo, name, commit, cache)) != sha256:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sae_lens import MultiSAETrainingRunnerConfig
-from sae_lens.config import LoggingConfig
 
 from sae_lens_meta.autointerp.config import AutointerpConfig
 from sae_lens_meta.comparison.config import Settings
 from sae_lens_meta.comparison.members import JOINT, SOLO
+from sae_lens_meta.reproduce.trained_on import together
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 # of MultiSAETrainingRunnerConfig: what changes how tokens are read would have to be known to
@@ -218,15 +218,12 @@ class Recipe(_Strict):
         self, saes: dict[str, MetaTrainingSAEConfig]
     ) -> MultiSAETrainingRunnerConfig:
         """SAELens's config for training `saes` in one pass."""
-        return MultiSAETrainingRunnerConfig(
-            saes=saes,
+        return together(
+            saes,
             hook_names=self.hook,
             model_name=self.model,
             model_class_name=self.model_class,
             dataset_path=self.dataset,
-            checkpoint_path=None,
-            output_path=None,
-            logger=LoggingConfig(log_to_wandb=False),
             **self.runner,
         )
 

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from rich.console import Console
 
 from sae_lens_meta.activations.text import PYDOC, load_text, text_identity
-from sae_lens_meta.destination import held
+from sae_lens_meta.destination import check_same, held, write_whole
 from sae_lens_meta.reproduce.needs import (
     Machine,
     check_needs,
@@ -159,9 +159,7 @@ class _State:
 
     def save(self) -> None:
         plain = {"recipe": self.recipe, "plan": self.plan, "stages": self.stages}
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(plain, indent=2) + "\n")
-        part.replace(self.path)
+        write_whole(self.path, json.dumps(plain, indent=2) + "\n")
 
 
 def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
@@ -170,13 +168,7 @@ def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
     if not path.is_file():
         return _State(path, plain, {}, {})
     found = json.loads(path.read_text())
-    for key, value in plain.items():
-        if found["recipe"].get(key) != value:
-            same = f"--dataset {found['recipe'][key]}, or " if key == "dataset" else ""
-            raise ValueError(
-                f"{folder} holds a run with {key} {found['recipe'].get(key)!r}; this one has "
-                f"{value!r}. Give {same}another --output, or delete it."
-            )
+    check_same(folder, found["recipe"], plain)
     return _State(path, plain, found["plan"], found["stages"])
 
 

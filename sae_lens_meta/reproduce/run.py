@@ -22,11 +22,11 @@ from sae_lens_meta.activations.cache import (
 )
 from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import without_advice
 from sae_lens_meta.activations.text import check_left_to_train, load_text, text_identity
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.reproduce.rehearsal import random_model
+from sae_lens_meta.reproduce.trained_on import text_metadata, text_store
 from sae_lens_meta.reproduce.training import Store
 
 
@@ -126,20 +126,8 @@ class Run:
     def store(self, text: Dataset | IterableDataset) -> ActivationsStore:
         """SAELens's store of the hook's activations, from the start of `text`."""
         cfg = self.recipe.training
-        with without_advice():
-            return ActivationsStore.from_config_multi_hook(
-                self.model,
-                dataset=text,
-                hook_names=[self.recipe.hook],
-                hook_d_ins={self.recipe.hook: self.recipe.joint.d_in},
-                context_size=self.context_size,
-                n_batches_in_buffer=cfg.n_batches_in_buffer,
-                store_batch_size_prompts=cfg.store_batch_size_prompts,
-                train_batch_size_tokens=cfg.train_batch_size_tokens,
-                total_training_tokens=cfg.training_tokens,
-                device=self.device,
-                autocast_lm=cfg.autocast_lm,
-            )
+        cfg.device = self.device
+        return text_store(cfg, self.model, text)
 
     def measured_reading(self) -> float:
         """Seconds that reading the activations of one token takes, on a few contexts."""
@@ -254,10 +242,9 @@ class Run:
         """
         held_out = self.recipe.held_out
         documents = held_out.compare + held_out.select
+        dataset, text_seed = self.recipe.dataset, self.recipe.text_seed
         return {
-            "held_out": {"documents": documents, "text_seed": self.recipe.text_seed},
-            "text_sha256": text_identity(self.recipe.dataset).sha256,
-            "data_seed": data_seed,
+            **text_metadata(dataset, documents, text_seed, data_seed),
             "autocast_lm": self.recipe.training.autocast_lm,
             **({} if self.is_rehearsal else model_metadata(self.recipe.model)),
         }

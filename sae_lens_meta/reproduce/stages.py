@@ -21,6 +21,7 @@ from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.comparison.run import compare
+from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
@@ -66,9 +67,7 @@ def _train_until(run: Run, n_tokens: int) -> Figures:
         ended = run.checkpoints / f"{i}_{n_tokens}.json"
         if not ended.is_file():
             found = asdict(_train_group(run, i, n_tokens))
-            part = ended.with_suffix(".part")
-            part.write_text(json.dumps(found))
-            part.replace(ended)
+            write_whole(ended, json.dumps(found))
         figures[", ".join(group)] = json.loads(ended.read_text())
     return figures
 

@@ -18,9 +18,11 @@ from sae_lens.constants import (
 )
 from sae_lens.training.multi_sae_trainer import MultiSAETrainer
 from tqdm.auto import tqdm
+from typing_extensions import override
 
 from sae_lens_meta.interruption import Interrupted, StopSignals
 from sae_lens_meta.training.joint import MetaTrainingSAE, MetaTrainingSAEConfig
+from sae_lens_meta.training.resume import ACTIVATIONS
 
 FINAL = "final_"  # SAELens's name of the checkpoint that ends a training
 Batches = Iterator[dict[str, torch.Tensor]]
@@ -88,7 +90,7 @@ def train_together(
         for name, sae in saes.items()
         if sae.meta_sae is not None
     }
-    timer = _Timer(store.get_multi_hook_data_loader(), cfg)
+    timer = _Timer(store.get_multi_hook_data_loader())
     signals = StopSignals()
 
     def keep(checkpoint_path: Path | None) -> None:
@@ -99,7 +101,7 @@ def train_together(
         store.save_to_checkpoint(checkpoint_path)
         _prune(checkpoints)
 
-    trainer = MultiSAETrainer(
+    trainer = _Trainer(
         replace(
             cfg.to_sae_trainer_config(),
             checkpoint_path=str(checkpoints),
@@ -117,8 +119,7 @@ def train_together(
         seen = trainer.n_training_samples
         ahead = [n for n in trainer.checkpoint_thresholds if n > seen]
         trainer.checkpoint_thresholds = ahead
-        timer.bar.initial = timer.bar.n = timer.bar.last_print_n = seen
-    with timer.bar, signals:
+    with signals:
         _fit_or_keep(trainer, signals, checkpoints)
     for name, sae in saes.items():
         (output / name).mkdir(parents=True, exist_ok=True)
@@ -131,6 +132,22 @@ def train_together(
             for name, start in starts.items()
         }
     )
+
+
+class _Trainer(MultiSAETrainer):
+    """SAELens's trainer, whose bar moves with every step, from where an earlier call stopped."""
+
+    @override
+    def _update_pbar(
+        self, step_outputs: Any, pbar: tqdm, update_interval: int = 1
+    ) -> None:
+        del step_outputs, update_interval  # SAELens shows losses every 100 steps
+        done = min(self.n_training_samples, pbar.total)
+        if pbar.n == 0:  # tokens of an earlier call say nothing of the speed
+            pbar.unit = "tok"
+            before = max(0, done - self.cfg.train_batch_size_samples)
+            pbar.initial = pbar.n = pbar.last_print_n = before
+        pbar.update(done - pbar.n)
 
 
 def _fit_or_keep(
@@ -186,19 +203,9 @@ def _sae_config(
 ) -> MetaTrainingSAEConfig:
     """The SAE's config with the metadata that SAELens's runner would give it."""
     sae_cfg: Any = cfg.saes[name]
-    for key in (
-        "dataset_path",
-        "model_name",
-        "model_class_name",
-        "context_size",
-        "seqpos_slice",
-        "model_from_pretrained_kwargs",
-        "prepend_bos",
-        "exclude_special_tokens",
-        "sequence_separator_token",
-        "disable_concat_sequences",
-    ):
-        setattr(sae_cfg.metadata, key, getattr(cfg, key))
+    for key in ("dataset_path", *ACTIVATIONS):
+        if hasattr(cfg, key):  # a hook is each SAE's own
+            setattr(sae_cfg.metadata, key, getattr(cfg, key))
     sae_cfg.metadata.hook_name = cfg.hook_names_per_sae[name]
     for key, value in metadata.items():
         setattr(sae_cfg.metadata, key, value)
@@ -211,13 +218,10 @@ def _meta_decoder(sae: MetaTrainingSAE) -> torch.Tensor:
 
 
 class _Timer:
-    """Passes batches on, with a bar, and keeps the time between and during reading them."""
+    """Passes batches on, and keeps the time between and during reading them."""
 
-    def __init__(self, batches: Batches, cfg: MultiSAETrainingRunnerConfig):
+    def __init__(self, batches: Batches):
         self.batches = batches
-        self.batch_size = cfg.train_batch_size_tokens
-        # SAELens's own bar moves every 100 steps
-        self.bar = tqdm(total=cfg.training_tokens, desc="Training", unit="tok")
         self.reading: list[float] = []
         self.steps: list[float] = []
 
@@ -226,7 +230,6 @@ class _Timer:
         for batch in self.batches:
             begun = time.perf_counter()
             self.reading.append(begun - start)
-            self.bar.update(self.batch_size)  # nobody comes back after the last
             yield batch
             start = time.perf_counter()
             self.steps.append(start - begun)

@@ -8,8 +8,9 @@ For m = n / 2 that is S^2 / n, the unbiased estimate for the mean over all of th
 m a half too small and the variance (n - m) / m times as large, which is divided out. It has
 n - 1 degrees of freedom, so the interval is Student's: 1.96 spreads of 8 blocks cover 91 %.
 
-The bootstrap, with replacement, will not do for mean |phi|: how often it repeats a block differs
-from one resample to the next, with that the sampling noise, and |.| turns the noise into a shift.
+The bootstrap, with replacement (`scipy.stats.bootstrap`), will not do for mean |phi|: how often it
+repeats a block differs from one resample to the next, with that the sampling noise, and |.| turns
+the noise into a shift.
 Shifts common to all resamples remain, so the spread is used, not the percentiles.
 """
 

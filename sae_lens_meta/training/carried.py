@@ -13,6 +13,7 @@ from typing_extensions import override
 from sae_lens_meta.training.config import FOLDED_NORMALIZATIONS
 from sae_lens_meta.training.host_counts import HostCounts
 from sae_lens_meta.training.meta_sae import MetaSAE
+from sae_lens_meta.training.of_training import LeavesOut
 from sae_lens_meta.training.penalty import unit_rows
 from sae_lens_meta.training.resume import check_weights
 
@@ -24,7 +25,7 @@ OVERLAP = "overlap."  # what another penalty counts
 _Base = TrainingSAE[Any] if TYPE_CHECKING else object
 
 
-class CarriesMetaSAE(HostCounts, _Base):
+class CarriesMetaSAE(LeavesOut, HostCounts, _Base):
     """
     A training SAE of SAELens with a meta SAE, or None, and the place in its cycle.
 
@@ -37,6 +38,7 @@ class CarriesMetaSAE(HostCounts, _Base):
     meta_sae: MetaSAE | None
     steps_in_cycle: torch.Tensor
     host_counts = ("steps_in_cycle",)
+    of_training = (META, OVERLAP, "steps_in_cycle")
 
     def carry(self, meta_sae: MetaSAE | None) -> None:
         """Takes the meta SAE along; None for a solo SAE."""
@@ -82,15 +84,6 @@ class CarriesMetaSAE(HostCounts, _Base):
                         'Load the training SAE with dtype="float32".'
                     )
                 state_dict[name] = state_dict[name].to(tensor.dtype)
-
-    @override
-    def process_state_dict_for_saving_inference(
-        self, state_dict: dict[str, Any]
-    ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
-        for name in list(state_dict):
-            if name.startswith((META, OVERLAP)) or name == "steps_in_cycle":
-                del state_dict[name]
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:

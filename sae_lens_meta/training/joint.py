@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from sae_lens import BatchTopKTrainingSAEConfig
@@ -21,7 +21,6 @@ from sae_lens_meta.training.schedules import ScheduledTrainingSAE, SchedulesConf
 # since neighbouring batches often come from one document.
 N_RECENT_INPUTS = 4096
 N_RECENT_PER_STEP = 64
-RECENT = ("recent_inputs", "n_recent_inputs")
 
 
 @dataclass
@@ -95,7 +94,13 @@ class MetaTrainingSAE(DecomposabilityMixin, ScheduledTrainingSAE):
     cfg: MetaTrainingSAEConfig  # type: ignore[assignment]
     recent_inputs: torch.Tensor
     n_recent_inputs: torch.Tensor
-    host_counts = ("steps_in_cycle", "n_recent_inputs", "steps_taken")
+    host_counts = (*DecomposabilityMixin.host_counts, "n_recent_inputs", "steps_taken")
+    of_training = (
+        *DecomposabilityMixin.of_training,
+        "recent_inputs",
+        "n_recent_inputs",
+        "steps_taken",
+    )
 
     def __init__(self, cfg: MetaTrainingSAEConfig, use_error_term: bool = False):
         super().__init__(cfg, use_error_term)
@@ -170,14 +175,6 @@ class MetaTrainingSAE(DecomposabilityMixin, ScheduledTrainingSAE):
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
         super().fold_activation_norm_scaling_factor(scaling_factor)
         self.recent_inputs /= scaling_factor
-
-    @override
-    def process_state_dict_for_saving_inference(
-        self, state_dict: dict[str, Any]
-    ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
-        for name in (*RECENT, "steps_taken"):
-            state_dict.pop(name, None)
 
     @override
     def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:

@@ -1,7 +1,6 @@
 """The meta SAE: a dictionary of the directions that the primary's decoder rows share."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from sae_lens import BatchTopKTrainingSAEConfig
@@ -14,6 +13,7 @@ from sae_lens_meta.training.normalized_batchtopk import (
     Reconstruction,
 )
 from sae_lens_meta.training.normalized_rows import NormalizedRows
+from sae_lens_meta.training.of_training import LeavesOut
 from sae_lens_meta.training.penalty import unit_rows
 from sae_lens_meta.training.silence import DEAD_AFTER_STEPS, by_silence, dead_among
 from sae_lens_meta.training.sparse_product import ActiveCodes, fired_latents
@@ -42,7 +42,7 @@ class MetaSAEConfig(BatchTopKTrainingSAEConfig):
         return "meta"
 
 
-class MetaSAE(BufferedAdam, NormalizedBatchTopKTrainingSAE):
+class MetaSAE(LeavesOut, BufferedAdam, NormalizedBatchTopKTrainingSAE):
     """
     BatchTopK SAE over decoder rows, with an optimizer of its own.
 
@@ -121,12 +121,3 @@ class MetaSAE(BufferedAdam, NormalizedBatchTopKTrainingSAE):
     def dead_latents(self) -> torch.Tensor:
         """Mask `[meta_d_sae]` of meta latents that no row has used for a while."""
         return self.steps_since_fired >= DEAD_AFTER_STEPS
-
-    @override
-    def process_state_dict_for_saving_inference(
-        self, state_dict: dict[str, Any]
-    ) -> None:
-        super().process_state_dict_for_saving_inference(state_dict)
-        for name in list(state_dict):
-            if name.startswith(self.of_training):
-                del state_dict[name]

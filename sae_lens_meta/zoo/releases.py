@@ -26,6 +26,8 @@ from sae_lens.loading.pretrained_saes_directory import (
     get_pretrained_saes_directory as known_releases,
 )
 
+from sae_lens_meta.destination import write_whole
+
 LOADER = "sae_lens_meta"  # what SAELens's directory calls our loader
 NEEDED_FILES = {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME}
 ALLOWED_FILES = {*NEEDED_FILES, SPARSITY_FILENAME}
@@ -287,7 +289,8 @@ def list_with(release: Release, path: Path | None = None) -> str:
     """
     The text of pretrained.yaml with an entry in the place of the one of that name, or at the end.
 
-    The other lines, comments included, stay as they are.
+    The other lines, comments included, stay as they are. A round trip through ruamel.yaml would
+    break and indent them anew, and drop a comment with the entry that stands before it.
 
     Raises:
         ValueError: if the list is not valid, before or with the entry.
@@ -325,9 +328,7 @@ def write_release(release: Release, path: Path | None = None) -> Path:
     """
     path = (path or zoo_path()).resolve()
     written = list_with(release, path)
-    part = path.with_suffix(".part")
-    part.write_text(written, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, written)
     return path
 
 
