@@ -109,7 +109,13 @@ def sized(browser: Any, size: tuple[int, int], scheme: str = "light") -> None:
 @pytest.fixture(scope="module")
 def report(made: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(made, path, {"solo_0": "its atlas.html"})
+    for name, sae in (
+        ("its atlas.html", made.saes[0].weights_sha256),
+        ("b.html", "0" * 64),
+    ):
+        page = f'<!doctype html>\n<meta name="weights-sha256" content="{sae}">'
+        (path.parent / name).write_text(page)
+    write_report(made, path)
     return path
 
 

@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "autointerp",
+    "export",
     "publish",
     "reproduce",
     "list",

@@ -1,6 +1,6 @@
 // The pictures of pairs by firing rate. A region that is marked in one is marked in all, and its pairs are listed.
 const pairs = JSON.parse(document.getElementById("pairs-data").textContent);
-const [N_ROWS, MAX_LISTED] = [pairs.n_rows, 100];
+const [N_ROWS, MAX_LISTED, MIN_PAIRS] = [pairs.n_rows, 100, 100];
 const FRAME = { left: 46, right: 8, top: 8, bottom: 32 };
 const DASHES = ["", "6 3", "6 3 1 3", "2 3"];
 const used = pairs.maps.flatMap(map => map.counts.map((rows, c) => rows.some(n => n) ? c : -1)).filter(c => c >= 0);
@@ -44,16 +44,16 @@ function curve(id, valueOf, log) {
   const all = values.flat().filter(v => v > 0);
   const top = Math.max(...all), bottom = log ? Math.min(...all) : 0;
   const share = v => log ? Math.log(v / bottom) / Math.log(top / bottom) : v / top;
-  const y = (box, v) => box.y + box.h * (1 - 0.94 * share(v));
+  const y = (box, v) => box.y + box.h * (1 - 0.9 * share(v));
   const { box, x } = frame(svg, 170, box => [bottom, top].map(v => [y(box, v), number(v)]));
   values.forEach((of, m) => {
     const points = of.map((v, c) => [x(c + 0.5), v, c]).filter(([, v, c]) => v > 0 && c >= FIRST && c <= LAST);
     const path = points.map(([at, v], i) => `${i ? "L" : "M"}${at.toFixed(1)} ${y(box, v).toFixed(1)}`).join("");
-    const style = `stroke: var(--series-${pairs.maps[m].series % 8})`;
-    svg.append(shape("path", { d: path, style, "stroke-dasharray": DASHES[m % DASHES.length] }));
-    const last = points[0];
-    svg.append(shape("text", { x: Math.min(last[0], 340), y: Math.max(y(box, last[1]) - 6, 12), "text-anchor": "end",
-                               style: `fill: var(--series-${pairs.maps[m].series % 8})` }, pairs.maps[m].called));
+    const look = { style: `stroke: var(--series-${pairs.maps[m].series % 8})`, "stroke-dasharray": DASHES[m % DASHES.length] };
+    svg.append(shape("path", { d: path, ...look }));
+    const key = box.y + 12 + 14 * m;
+    svg.append(shape("path", { d: `M${box.x + 6} ${key}h22`, ...look }));
+    svg.append(shape("text", { x: box.x + 32, y: key + 4 }, pairs.maps[m].called));
   });
   const said = pairs.maps.map((map, m) => {
     const c = values[m].indexOf(Math.max(...values[m].filter(v => v > 0)));
@@ -190,7 +190,8 @@ function show() {
 
 const pictures = [
   curve("share", (map, c) => map.counts[c].reduce((sum, n) => sum + n, 0) / total(map), false),
-  curve("mean", (map, c) => map.corrected[c], true),
+  // of a few pairs a mean says little
+  curve("mean", (map, c) => map.counts[c].reduce((sum, n) => sum + n, 0) < MIN_PAIRS ? 0 : map.corrected[c], true),
   ...pairs.maps.map(heat),
 ];
 bound("c1", "Firing rate from", LAST, FIRST - 1, c => number(rate(c + 1)));

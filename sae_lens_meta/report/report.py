@@ -1,7 +1,6 @@
 """Renders a comparison as one HTML file that needs no network."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sae_lens_meta.comparison.result import CandidateWithContexts, Comparison
 from sae_lens_meta.comparison.table import headline_rows, tokens_of_model
 from sae_lens_meta.comparison.verdict import plain_verdict, what_is_missing
 from sae_lens_meta.extras import extra
+from sae_lens_meta.report.atlases import atlases_beside
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.report.forest import forest
 from sae_lens_meta.report.pairs import shown_pairs
@@ -24,17 +24,11 @@ with extra("report"):
 _DIGITS = 3
 
 
-def write_report(
-    comparison: Comparison, path: Path, atlases: Mapping[str, str] = {}
-) -> None:
+def write_report(comparison: Comparison, path: Path) -> None:
     """
-    Writes the report.
+    Writes the report; `path` is one file that any browser opens.
 
-    Args:
-        comparison: what it shows.
-        path: one file that any browser opens.
-        atlases: where the atlas of an SAE lies, as a link from the report, by the SAE's name in
-            the comparison; the latents of other SAEs are no links.
+    Latents of SAEs whose atlas lies beside it link into that.
     """
     environment = Environment(
         loader=PackageLoader("sae_lens_meta.report", "."),
@@ -45,6 +39,7 @@ def write_report(
     )
     template = environment.get_template("report.html.jinja")
     pairs = shown_pairs(comparison)
+    atlases = atlases_beside(comparison, path.parent)
     html = template.render(
         comparison=comparison,
         variants=comparison.variants(),
@@ -56,7 +51,7 @@ def write_report(
         rows=headline_rows(comparison, comparison.variants()),
         groups=list(dict.fromkeys(sae.group for sae in comparison.saes)),
         pairs=pairs,
-        pairs_json=_script_json(pairs.plain(dict(atlases))) if pairs else "",
+        pairs_json=_script_json(pairs.plain(atlases)) if pairs else "",
         scores=scores_of(comparison),
         of_model=tokens_of_model(comparison),
         plots=all_plots(comparison),
@@ -71,7 +66,7 @@ def _script_json(data: dict[str, Any]) -> str:
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _splitting(comparison: Comparison, atlases: Mapping[str, str]) -> dict[str, Any]:
+def _splitting(comparison: Comparison, atlases: dict[str, str]) -> dict[str, Any]:
     """What the page's script lists of the splitting candidates."""
     kind = TypeAdapter(list[CandidateWithContexts])
     counts = comparison.split_counts
