@@ -22,6 +22,7 @@ COMMANDS = (
     "groundtruth",
     "decompose",
     "atlas",
+    "export",
     "publish",
     "reproduce",
     "list",

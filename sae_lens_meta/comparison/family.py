@@ -41,6 +41,7 @@ from sae_lens_meta.measures.histograms import (
     firing_rate_histogram,
 )
 from sae_lens_meta.measures.matching import match_latents, random_dictionary
+from sae_lens_meta.measures.pair_map import pair_map
 from sae_lens_meta.measures.phi import phi_histogram, summarize_phi
 from sae_lens_meta.measures.phi_by_rate import phi_by_rate
 from sae_lens_meta.measures.splitting import (
@@ -133,8 +134,19 @@ class Family:
         compared: np.ndarray,
         ce_tokens: int,
         meta_steps: int,
+        with_map: bool,
     ) -> tuple[ComparedSAE, Resampled]:
-        """All figures of one SAE, and those of half samples; of the reference first."""
+        """
+        All figures of one SAE, and those of half samples; of the reference first.
+
+        Args:
+            entry: the SAE.
+            variant: that it is of.
+            compared: mask `[d_sae]` of its latents that are compared.
+            ce_tokens: to run the language model on.
+            meta_steps: of meta SAEs that are fitted to its decoder.
+            with_map: whether to keep its pairs by firing rate and |phi|.
+        """
         name = entry.id
         # before the pair counts are loaded, which may take as much memory as there is
         cost, decoder = self._cost(name, ce_tokens), self._decoder(name, meta_steps)
@@ -166,6 +178,7 @@ class Family:
             log_firing_rate=firing_rate_histogram(
                 tally.meter.fired, evaluation.reconstruction.n_tokens
             ),
+            pair_map=pair_map(tally.counter, by_rate, compared) if with_map else None,
         )
         resampled = resample(tally, evaluation, compared)
         result.intervals = {
