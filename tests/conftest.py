@@ -18,7 +18,7 @@ from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.measures.evaluate import summarize_decoder
 from sae_lens_meta.publishing import upload
-from sae_lens_meta.report.plots import all_plots
+from sae_lens_meta.report.plots import Plot, all_plots
 from sae_lens_meta.training import backend
 from sae_lens_meta.training.backend.cuda import CUDA
 from sae_lens_meta.zoo import releases
@@ -69,14 +69,14 @@ def few_meta_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sae_lens_meta.measures.evaluate.summarize_decoder", quick)
 
 
-PLOTS: dict[str, dict[str, str]] = {}
+PLOTS: dict[str, list[Plot]] = {}
 
 
 @pytest.fixture
 def plots_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the plots of the same SAEs not drawn again, which takes most of making a release."""
 
-    def drawn(comparison: Comparison) -> dict[str, str]:
+    def drawn(comparison: Comparison) -> list[Plot]:
         key = repr(comparison.saes)
         if key not in PLOTS:
             PLOTS[key] = all_plots(comparison)

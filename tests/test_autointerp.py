@@ -27,7 +27,6 @@ from sae_lens_meta.autointerp.contexts import (
     LatentContexts,
     Window,
 )
-from sae_lens_meta.autointerp.controls import random_direction_sae
 from sae_lens_meta.autointerp.judge import (
     JudgeError,
     JudgeRefused,
@@ -49,6 +48,7 @@ from sae_lens_meta.autointerp.scoring import (
     read_explanation,
     spearman,
 )
+from sae_lens_meta.measures.controls import random_direction_sae
 from sae_lens_meta.statistics.paired import paired_difference
 from tests.judges import Guesser, JudgeServer, Oracle, judge_server, texts_of
 
@@ -511,10 +511,8 @@ def test_windows_kept_do_not_keep_their_batches() -> None:
     collector = ContextCollector(relu_sae(), range(N_LATENTS), PLAN)
     for batch in batches(3):
         collector.update(batch)
-    for heap in (*collector._strongest, *collector._sample):
-        for _, _, (_, activations) in heap:
-            storage = activations.untyped_storage()
-            assert storage.nbytes() == activations.nbytes
+    for _, _, _, fired in collector._silent:
+        assert fired.untyped_storage().nbytes() == fired.nbytes
 
 
 class Slow(Oracle):

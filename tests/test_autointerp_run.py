@@ -9,21 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from sae_lens import SAE
-from safetensors.torch import load_file
 
-from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.autointerp.prompts import Messages
 from sae_lens_meta.autointerp.results import AutoInterpretation
 from sae_lens_meta.cli import main
 from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.report import write_report
 from sae_lens_meta.report.attached import scores_of
-from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.zoo import files as release_files
 from tests.judges import Guesser, JudgeServer, judge_server
 from tests.test_zoo import FOLDER, NAME, entry, use_zoo
-from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
+from tests.tiny_llama import CONTEXT, save_tiny_llama, save_trained
 
 pytestmark = pytest.mark.slow
 TOKENS = 16_000
@@ -132,46 +128,6 @@ def test_the_scores_flow_into_the_comparison_its_report_and_the_card(
     }
     with pytest.raises(SystemExit, match="did not measure the SAE at"):
         interpret(server, tmp_path / "other", other, "--comparison", output)
-
-
-def test_the_export_is_what_delphi_loads(
-    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
-) -> None:
-    interpret(
-        server, tmp_path / "out", {"a": saes["joint"]}, "--delphi", str(tmp_path / "d")
-    )
-    folder = tmp_path / "d" / "a" / HOOK
-    config = json.loads((folder / "config.json").read_text())
-    assert config["ctx_len"] == CONTEXT and Path(config["model_name"]).is_dir()
-    (path,) = folder.glob("*.safetensors")
-    first, last = map(int, path.stem.split("_"))
-    data = load_file(path)
-    sae = SAE.load_from_disk(saes["joint"])
-    assert (first, last) == (0, sae.cfg.d_sae - 1)
-    source, _ = load_source(SourceConfig(), [SavedSAE.read(saes["joint"])])
-    batches = list(source.stream(TOKENS))
-    acts = sae.encode(torch.cat([b.activations for b in batches]))
-    assert torch.equal(data["tokens"], torch.cat([b.tokens for b in batches]))
-    rows, places, latents = data["locations"].long().T
-    dense = torch.zeros_like(acts)
-    dense[rows, places, latents + first] = data["activations"].float()
-    chosen = latents.unique()
-    assert len(chosen) >= 12 and set(chosen.tolist()) < set(range(sae.cfg.d_sae))
-    assert torch.allclose(dense[..., chosen], acts[..., chosen], rtol=1e-3)
-
-
-def test_delphi_is_given_the_model_that_was_read_and_not_the_one_recorded(
-    saes: dict[str, Path], server: JudgeServer, tmp_path: Path
-) -> None:
-    recorded = SAE.load_from_disk(saes["joint"]).cfg.metadata.model_name
-    model = shutil.copytree(str(recorded), tmp_path / "copy")
-    delphi = ["--model", str(model), "--delphi", str(tmp_path / "d")]
-    found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi)
-    config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
-    assert config["model_name"] == found.source.model == str(model)
-    found = interpret(server, tmp_path / "out", {"a": saes["joint"]}, *delphi[2:])
-    config = json.loads((tmp_path / "d" / "a" / HOOK / "config.json").read_text())
-    assert config["model_name"] == found.source.model == recorded
 
 
 def test_a_release_is_interpreted_by_its_name(

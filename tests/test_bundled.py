@@ -31,7 +31,7 @@ BUNDLED = bundled_folder() / NAME
 SAE_FOLDERS = (BUNDLED / HOOK, BUNDLED / HOOK / "meta")
 WEIGHTS = "sae_weights.safetensors"
 FIRST_TOKENS = Path(__file__).parent / "golden" / "bundled_first_tokens.json"
-# hub/corpus.md says what it is made of
+# docs/corpus.md says what it is made of
 CORPUS = Path(os.environ.get("CORPUS", "../shared/data/corpus.jsonl.gz"))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sae_lens_meta.comparison.result import ComparedSAE
-from sae_lens_meta.comparison.verdict import verdict
+from sae_lens_meta.comparison.verdict import plain_verdict, verdict
 from sae_lens_meta.statistics.intervals import Interval
 from tests.comparisons import compared, comparison
 
@@ -32,6 +32,10 @@ def test_an_effect_that_every_control_confirms_is_claimed() -> None:
     (sentence,) = verdict(comparison([*SOLO, control(), *JOINT]))
     assert "-8.4 % against 3 solo" in sentence
     assert "-6.7 % against a solo of equal L2 and L0: latents co-occur less" in sentence
+    assert plain_verdict(comparison([*SOLO, control(), *JOINT])) == (
+        "Latents of the joint SAEs co-occur less than those of the solo SAEs, at equal "
+        "reconstruction and at equal firing rates too."
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,10 @@ def test_a_missing_or_contradicting_control_forbids_the_claim(
 ) -> None:
     (sentence,) = verdict(comparison(saes))
     assert "no claim" in sentence and reason in sentence
+    plain = plain_verdict(comparison(saes))
+    assert plain.startswith(
+        "It is not shown that latents of the joint SAEs co-occur less"
+    )
 
 
 def test_an_interval_that_is_not_a_number_or_a_base_below_zero_claims_nothing() -> None:
@@ -82,6 +90,13 @@ def test_every_joint_variant_has_its_own_verdict() -> None:
     other = compared("other", "joint", 7e-3, l2=0.11, variant="joint 2")
     first, second = verdict(comparison([*SOLO, control(), *JOINT, other]))
     assert "no claim" not in first and "no claim" in second
+    assert plain_verdict(comparison([*SOLO, control(), *JOINT, other])) == (
+        "Latents of 1 of 2 variants (joint) co-occur less than those of the solo SAEs; of the "
+        "others it is not shown."
+    )
+    assert plain_verdict(comparison([*SOLO, *JOINT, other])).startswith(
+        "For none of 2 variants is it shown"
+    )
 
 
 def test_groups_of_other_names_are_held_against_their_own_baseline() -> None:

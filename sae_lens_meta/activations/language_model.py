@@ -7,6 +7,8 @@ from typing import Any
 
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import HookedRootModule
+from transformer_lens.loading_from_pretrained import get_official_model_name
+from transformers import AutoTokenizer
 
 from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.hashing import file_sha256
@@ -59,6 +61,26 @@ def load_language_model(
         model_from_pretrained_kwargs=reading.model_kwargs,
     )
     return model, replace(reading, model=name), replaced
+
+
+def load_tokenizer(reading: Reading) -> Any:
+    """
+    The tokenizer of a complete reading's model, which takes no time to load, unlike the model.
+
+    Raises:
+        ValueError: as `load_language_model`, or if it does not tell which characters a token is of.
+    """
+    name, _ = found_model(reading)
+    path = model_path(name)
+    if reading.model_class == "HookedTransformer":
+        path = get_official_model_name(name)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {name!r} does not tell which characters a token is of, as those of "
+            "the package tokenizers do. Labels cannot be brought to its tokens."
+        )
+    return tokenizer
 
 
 def fitted(reading: Reading, model: HookedRootModule) -> Reading:

@@ -22,7 +22,11 @@ from sae_lens_meta.activations.measured_on import (
     in_place_of,
     repeated_documents,
 )
-from sae_lens_meta.activations.stream import ActivationBatch, stream_activations
+from sae_lens_meta.activations.stream import (
+    ActivationBatch,
+    stream_activations,
+    stream_tokens,
+)
 from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.saved import Reading, SavedSAE, check_device
 from sae_lens_meta.training.checks import hook_width
@@ -61,6 +65,7 @@ class ActivationSource:
     def store(self, n_tokens: int) -> ActivationsStore:
         """SAELens's store of the hook's activations, from the start of the text."""
         reading: Any = self.reading
+        special = self.special_tokens
         with without_advice():
             return ActivationsStore(
                 model=self.model,
@@ -79,7 +84,9 @@ class ActivationSource:
                 device=torch.device(self.device),
                 dtype="float32",
                 seqpos_slice=reading.seqpos_slice,
-                exclude_special_tokens=self._special_tokens(),
+                exclude_special_tokens=None
+                if special is None
+                else torch.tensor(special, dtype=torch.long),
                 disable_concat_sequences=not reading.concatenate,
                 sequence_separator_token=None
                 if reading.separator == "none"
@@ -92,14 +99,18 @@ class ActivationSource:
         """One pass over at most `n_tokens` tokens; see `stream_activations`."""
         return stream_activations(self.store(n_tokens), n_tokens, n_skipped)
 
-    def _special_tokens(self) -> torch.Tensor | None:
+    def tokens(self, n_tokens: int) -> Iterator[torch.Tensor]:
+        """The tokens that `stream` reads, in whole contexts; see `stream_tokens`."""
+        return stream_tokens(self.store(n_tokens), n_tokens)
+
+    @property
+    def special_tokens(self) -> list[int] | None:
         """Ids that are left out, or None."""
         excluded = self.reading.exclude_special_tokens
         if not excluded:
             return None
         tokenizer: Any = self.model.tokenizer
-        ids = get_special_token_ids(tokenizer) if excluded is True else list(excluded)
-        return torch.tensor(ids, dtype=torch.long)
+        return get_special_token_ids(tokenizer) if excluded is True else list(excluded)
 
 
 def load_source(

@@ -76,6 +76,26 @@ def stream_activations(
     """
     seen = 0
     positions = slice(*store.seqpos_slice)
+    for tokens in stream_tokens(store, n_tokens):
+        if seen >= n_skipped:
+            read = tokens[:, positions]
+            yield ActivationBatch(
+                read,
+                store.get_activations(tokens),
+                kept(store, read),
+                tokens.numel(),
+            )
+        seen += tokens.numel()
+
+
+def stream_tokens(store: ActivationsStore, n_tokens: int) -> Iterator[torch.Tensor]:
+    """
+    The tokens of `stream_activations`, `[prompts, context_size]`; the model is not run.
+
+    Raises:
+        ValueError: if not even one batch can be read.
+    """
+    seen = 0
     with tqdm(
         total=n_tokens, desc="Reading activations", unit="tok", leave=False
     ) as bar:
@@ -85,14 +105,7 @@ def stream_activations(
             except StopIteration:
                 break
             tokens = tokens[: (n_tokens - seen) // store.context_size]
-            if seen >= n_skipped:
-                read = tokens[:, positions]
-                yield ActivationBatch(
-                    read,
-                    store.get_activations(tokens),
-                    kept(store, read),
-                    tokens.numel(),
-                )
+            yield tokens
             seen += tokens.numel()
             bar.update(tokens.numel())
     if seen == 0:

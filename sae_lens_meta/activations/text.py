@@ -20,6 +20,8 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
+from sae_lens_meta.activations.brown import is_brown, read_brown
+
 PYDOC = "pydoc"
 KINDS = {
     ".jsonl": "json",
@@ -77,12 +79,12 @@ def load_text(
         name: `pydoc` (the English reference that comes with CPython, 0.5 MB); the path of a .jsonl,
             .json, .csv or .parquet file with a field `text`, or of a .txt file whose paragraphs are
             the documents, which may be compressed (.gz, .zst); the path of a folder of such
-            files, or of one that `datasets` has saved; or a dataset on the Hub, which is
-            streamed. A folder's or dataset's configuration stands after a colon where it has
+            files, of one that `datasets` has saved, or of the tagged Brown corpus (`brown`); or a
+            dataset on the Hub, which is streamed. A folder's or dataset's configuration stands after a colon where it has
             several.
         n_held_out: number of documents kept out of training.
-        seed: order of the documents of `pydoc` and of a file. Those of a folder and of a
-            dataset stay in theirs.
+        seed: order of the documents of `pydoc`, of a file and of the Brown corpus. Those of
+            another folder and of a dataset stay in theirs.
         n_skipped: documents to pass over before those that are held out.
 
     Returns:
@@ -172,7 +174,8 @@ def _in_order_of(seed: int, name: str) -> Dataset | IterableDataset:
         order = list(range(len(documents)))
         random.Random(seed).shuffle(order)
         return documents.select(order)
-    if _path(name).is_file():
+    # in whose own order the kinds of prose follow each other
+    if _path(name).is_file() or is_brown(_path(name)):
         return documents.shuffle(seed=seed)
     return documents
 
@@ -249,6 +252,8 @@ def _from_file(path: Path) -> Dataset:
 
 
 def _from_folder(path: Path, configuration: str | None) -> Any:
+    if is_brown(path):
+        return Dataset.from_list(read_brown(path))
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         saved = load_from_disk(path)
         if isinstance(saved, DatasetDict) and "train" not in saved:

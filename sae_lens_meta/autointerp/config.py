@@ -22,8 +22,6 @@ class AutointerpConfig:
         silent (int): Windows to score with in which it does not.
         shown (int): Windows in one question.
         controls (bool): Score the explanations of other latents too, which must come out at chance.
-        delphi (Path | None): Folder that receives the latents' activations as delphi loads them, in
-            a folder for each SAE.
         random_directions (bool): Interpret an SAE of random directions too, which fire as often as
             the first SAE's latents.
         concurrency (int): Requests in flight.
@@ -43,7 +41,6 @@ class AutointerpConfig:
     silent: int = 10
     shown: int = 10
     controls: bool = True
-    delphi: Path | None = None
     random_directions: bool = False
     concurrency: int = 8
     max_requests: int | None = None

@@ -10,6 +10,7 @@ import torch
 from sae_lens import SAE
 
 from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.measures.kept_windows import KeptWindows, one_of_each_range
 
 N_KEPT = 96  # activating windows of a latent, a uniform sample of all
 N_SILENT = 400  # windows that all latents share, also a uniform sample
@@ -99,9 +100,10 @@ class ContextCollector:
         self._random = np.random.default_rng(seed)
         self._fired = torch.zeros(len(self.latents), dtype=torch.long)
         self._n_tokens = 0
-        # heaps of (rank, number, window): the highest ranks stay
-        self._strongest: list[list[Any]] = [[] for _ in self.latents]
-        self._sample: list[list[Any]] = [[] for _ in self.latents]
+        n_latents = len(self.latents)
+        self._strongest = KeptWindows(n_latents, plan.n_explaining, plan.window)
+        self._sample = KeptWindows(n_latents, N_KEPT, plan.window)
+        # a heap of (rank, number, tokens, which latents fire): the highest ranks stay
         self._silent: list[Any] = []
         self._number = 0
 
@@ -112,25 +114,18 @@ class ContextCollector:
         # of either sign: a latent of an abstopk SAE fires in two directions
         acts = batch.codes(self.sae)[:, :n_kept, self.latents].abs().cpu()
         acts = acts.reshape(-1, width, len(self.latents))
-        tokens = batch.tokens[:, :n_kept].reshape(-1, width).tolist()
+        tokens = batch.tokens[:, :n_kept].reshape(-1, width).cpu()
         peaks = acts.amax(dim=1)
         self._fired += (acts > 0).sum(dim=(0, 1))
         read = batch.kept
         self._n_tokens += (
             acts.shape[0] * width if read is None else int(read[:, :n_kept].sum())
         )
-        ranks = self._random.random(peaks.shape)
-        for place, latent in (peaks > 0).nonzero().tolist():
-            window = (tokens[place], acts[place, :, latent])
-            strength = float(peaks[place, latent])
-            n_strongest = self.plan.n_explaining
-            self._keep(self._strongest[latent], strength, window, n_strongest)
-            self._keep(
-                self._sample[latent], float(ranks[place, latent]), window, N_KEPT
-            )
-        for place, rank in enumerate(self._random.random(len(tokens))):
-            shared = (tokens[place], peaks[place] > 0)
-            self._keep(self._silent, rank, shared, N_SILENT)
+        ranks = torch.from_numpy(self._random.random(peaks.shape))
+        silent_ranks = self._random.random(len(tokens))
+        for place, (words, strength) in enumerate(zip(tokens, peaks, strict=True)):
+            self._offer(words, acts[place], strength, ranks[place])
+            self._keep_silent(silent_ranks[place], words, strength > 0)
 
     def result(self) -> dict[int, LatentContexts | None]:
         """By latent; None where it fires in too few windows, or is silent in too few."""
@@ -138,28 +133,44 @@ class ContextCollector:
             latent: self._of(place, latent) for place, latent in enumerate(self.latents)
         }
 
-    def _keep(
-        self, heap: list[Any], rank: float, item: tuple[Any, torch.Tensor], size: int
+    def _offer(
+        self,
+        tokens: torch.Tensor,
+        acts: torch.Tensor,
+        strength: torch.Tensor,
+        drawn: torch.Tensor,
     ) -> None:
-        if len(heap) == size and rank <= heap[0][0]:
+        """One window, to the strongest by its strength and to the sample by a number drawn."""
+
+        def cut(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return tokens.expand(len(chosen), -1), acts[:, chosen].t()
+
+        fires = strength > 0
+        self._strongest.offer(strength.where(fires, -torch.inf), cut)
+        self._sample.offer(drawn.where(fires, -torch.inf), cut)
+
+    def _keep_silent(
+        self, rank: float, tokens: torch.Tensor, fired: torch.Tensor
+    ) -> None:
+        if len(self._silent) == N_SILENT and rank <= self._silent[0][0]:
             return
         self._number += 1
-        # a view would keep its whole batch
-        kept = (rank, self._number, (item[0], item[1].clone()))
-        if len(heap) < size:
-            heapq.heappush(heap, kept)
+        # views would keep their whole batch
+        kept = (rank, self._number, tokens.tolist(), fired.clone())
+        if len(self._silent) < N_SILENT:
+            heapq.heappush(self._silent, kept)
         else:
-            heapq.heapreplace(heap, kept)
+            heapq.heapreplace(self._silent, kept)
 
     def _of(self, place: int, latent: int) -> LatentContexts | None:
         plan = self.plan
-        strongest = _windows(self._strongest[place])[: plan.n_explaining // 2]
+        strongest = _windows(self._strongest, place)[: plan.n_explaining // 2]
         seen = {tuple(window.tokens) for window in strongest}
-        sample = _windows(self._sample[place], seen)
+        sample = _windows(self._sample, place, seen)
         n_spread = plan.n_explaining - len(strongest)
         if len(sample) < n_spread + plan.n_active:
             return None
-        explaining = strongest + _one_of_each_range(sample, n_spread, self._random)
+        explaining = strongest + one_of_each_range(sample, n_spread, self._random)
         seen = {tuple(window.tokens) for window in explaining}
         rest = [window for window in sample if tuple(window.tokens) not in seen]
         boundary = rest[len(rest) - plan.n_boundary :]
@@ -168,7 +179,7 @@ class ContextCollector:
         silent = self._silent_windows(
             place, {*seen, *(tuple(w.tokens) for w in sample)}
         )
-        active = _one_of_each_range(rest, n_spread, self._random) + boundary
+        active = one_of_each_range(rest, n_spread, self._random) + boundary
         unseen = [window for window in strongest + sample if window not in active]
         if min(len(silent), len(unseen)) < plan.n_silent:
             return None
@@ -185,28 +196,20 @@ class ContextCollector:
     def _silent_windows(self, place: int, seen: set[tuple[int, ...]]) -> list[Window]:
         texts = dict.fromkeys(
             tuple(tokens)
-            for _, _, (tokens, fired) in sorted(self._silent, key=lambda kept: -kept[0])
+            for _, _, tokens, fired in sorted(self._silent, key=lambda kept: -kept[0])
             if not fired[place] and tuple(tokens) not in seen
         )
         return [Window(list(text), [0.0] * self.plan.window) for text in texts]
 
 
-def _windows(heap: list[Any], seen: set[tuple[int, ...]] | None = None) -> list[Window]:
-    """Of a heap, each text once and none of `seen`; strongest first."""
-    seen, windows = set(seen or ()), []
-    for _, _, (tokens, activations) in heap:
-        if tuple(tokens) not in seen:
-            seen.add(tuple(tokens))
-            windows.append(Window(tokens, activations.tolist()))
-    return sorted(windows, key=lambda window: -window.strength)
-
-
-def _one_of_each_range(
-    windows: list[Window], n: int, random: np.random.Generator
+def _windows(
+    kept: KeptWindows, place: int, seen: set[tuple[int, ...]] | None = None
 ) -> list[Window]:
-    """`n` of them, one drawn from each `n`-th part of the order they are in."""
-    edges = np.linspace(0, len(windows), n + 1).astype(int)
-    return [
-        windows[random.integers(low, high)]
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    """Of one latent, each text once and none of `seen`; strongest first."""
+    seen, windows = set(seen or ()), []
+    tokens, activations = kept.of(place)
+    for text, values in zip(tokens.tolist(), activations.tolist(), strict=True):
+        if tuple(text) not in seen:
+            seen.add(tuple(text))
+            windows.append(Window(text, values))
+    return sorted(windows, key=lambda window: -window.strength)

@@ -15,7 +15,6 @@ from sae_lens import SAE
 from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.activations.comparable import check_comparable
-from sae_lens_meta.activations.language_model import model_path
 from sae_lens_meta.activations.measured_on import NEEDED, SourceConfig
 from sae_lens_meta.activations.source import ActivationSource, load_source
 from sae_lens_meta.autointerp.asking import Asker
@@ -24,11 +23,6 @@ from sae_lens_meta.autointerp.contexts import (
     ContextCollector,
     LatentContexts,
 )
-from sae_lens_meta.autointerp.controls import (
-    check_thresholds,
-    random_direction_sae,
-)
-from sae_lens_meta.autointerp.delphi import DelphiCache
 from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.autointerp.prompts import VERSION
 from sae_lens_meta.autointerp.results import (
@@ -40,6 +34,10 @@ from sae_lens_meta.autointerp.scoring import (
     SCORES,
     Examiner,
     ScoredLatent,
+)
+from sae_lens_meta.measures.controls import (
+    check_thresholds,
+    random_direction_sae,
 )
 from sae_lens_meta.measures.matching import match_latents
 from sae_lens_meta.saved import SavedSAE
@@ -169,15 +167,9 @@ def _collect(
 ) -> None:
     """Gives `subject` the windows of the latents drawn, from one pass over the text."""
     collector = ContextCollector(subject.sae, subject.drawn, cfg.plan, cfg.seed)
-    cache = DelphiCache(subject.sae, subject.drawn) if cfg.delphi else None
     for batch in source.stream(n_tokens):
         subject.n_tokens += len(batch.rows)
         collector.update(batch)
-        if cache:
-            cache.update(batch)
-    if cache and cfg.delphi:
-        # the folder of a converted model, whose tokenizer can be loaded from there
-        cache.save(cfg.delphi / subject.name, model_path(str(source.reading.model)))
     subject.contexts = collector.result()
 
 

@@ -17,17 +17,24 @@ COMMANDS = (
     "calibrate",
     "evaluate",
     "compare",
+    "probe",
     "autointerp",
     "groundtruth",
+    "decompose",
+    "atlas",
+    "export",
     "publish",
     "reproduce",
     "list",
+    "run",
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sae-lens-meta`; a wrong value ends it with a line, not a trace."""
-    args = [_underscored(arg) for arg in (sys.argv[1:] if argv is None else argv)]
+    args = [*(sys.argv[1:] if argv is None else argv)]  # `list` is a command here
+    if args and args[0] != "run":  # whose options are another package's
+        args = [_underscored(arg) for arg in args]
     if not args or args[0] in ("-h", "--help"):
         print(_usage())  # noqa: T201
         return

@@ -7,7 +7,7 @@ from rich.console import Console
 from tyro.conf import UseAppendAction
 
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.cli.options import parse
+from sae_lens_meta.cli.options import named_groups, parse
 from sae_lens_meta.cli.said import say
 from sae_lens_meta.comparison.config import CompareConfig, Settings
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
@@ -46,15 +46,8 @@ class Compare:
 
     def groups(self) -> dict[str, list[Path]]:
         """Folders by group, the baseline first and its control next, as figures are shown."""
-        found: dict[str, list[Path]] = {}
-        for first, *others in self.sae:
-            name, equals, path = first.partition("=")
-            if not equals or not name or not path:
-                raise ValueError(
-                    f"--sae takes NAME=FOLDER FOLDER ...; got {first!r}. For instance "
-                    "--sae matryoshka=runs/m_0 runs/m_1."
-                )
-            found.setdefault(name, []).extend(map(Path, [path, *others]))
+        named = named_groups(self.sae)
+        found = {name: list(map(Path, paths)) for name, paths in named.items()}
         shorthands = {SOLO: self.solo, EQUAL_L2: self.solo_equal_l2, JOINT: self.joint}
         for name, given in shorthands.items():
             if paths := [path for one in given for path in one]:

@@ -1,5 +1,6 @@
 """Options of a command, from the fields of a dataclass and what its docstring says of them."""
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import tyro
@@ -24,3 +25,22 @@ def parse(kind: type[T], command: str, args: list[str]) -> T:
         config=(OmitArgPrefixes,),
         use_underscores=True,
     )
+
+
+def named_groups(given: Iterable[list[str]]) -> dict[str, list[str]]:
+    """
+    What --sae gives by name, NAME=SAE SAE ...; a name that is given again has more of them.
+
+    Raises:
+        ValueError: if a name or an SAE is missing.
+    """
+    found: dict[str, list[str]] = {}
+    for first, *others in given:
+        name, equals, path = first.partition("=")
+        if not equals or not name or not path:
+            raise ValueError(
+                f"--sae takes NAME=FOLDER FOLDER ...; got {first!r}. For instance "
+                "--sae matryoshka=runs/m_0 runs/m_1."
+            )
+        found.setdefault(name, []).extend([path, *others])
+    return found

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sae_lens import SAE
 
 from sae_lens_meta.activations.source import ActivationSource
+from sae_lens_meta.activations.tokens import token_texts
 from sae_lens_meta.comparison.counting import Job, Tally, load_counter
 from sae_lens_meta.comparison.differences import Resampled, resample
 from sae_lens_meta.comparison.figures import HEADLINE
@@ -40,6 +41,7 @@ from sae_lens_meta.measures.histograms import (
     firing_rate_histogram,
 )
 from sae_lens_meta.measures.matching import match_latents, random_dictionary
+from sae_lens_meta.measures.pair_map import pair_map
 from sae_lens_meta.measures.phi import phi_histogram, summarize_phi
 from sae_lens_meta.measures.phi_by_rate import phi_by_rate
 from sae_lens_meta.measures.splitting import (
@@ -132,8 +134,19 @@ class Family:
         compared: np.ndarray,
         ce_tokens: int,
         meta_steps: int,
+        with_map: bool,
     ) -> tuple[ComparedSAE, Resampled]:
-        """All figures of one SAE, and those of half samples; of the reference first."""
+        """
+        All figures of one SAE, and those of half samples; of the reference first.
+
+        Args:
+            entry: the SAE.
+            variant: that it is of.
+            compared: mask `[d_sae]` of its latents that are compared.
+            ce_tokens: to run the language model on.
+            meta_steps: of meta SAEs that are fitted to its decoder.
+            with_map: whether to keep its pairs by firing rate and |phi|.
+        """
         name = entry.id
         # before the pair counts are loaded, which may take as much memory as there is
         cost, decoder = self._cost(name, ce_tokens), self._decoder(name, meta_steps)
@@ -165,6 +178,7 @@ class Family:
             log_firing_rate=firing_rate_histogram(
                 tally.meter.fired, evaluation.reconstruction.n_tokens
             ),
+            pair_map=pair_map(tally.counter, by_rate, compared) if with_map else None,
         )
         resampled = resample(tally, evaluation, compared)
         result.intervals = {
@@ -243,8 +257,7 @@ class Family:
             for peak in contexts.peaks
             for token in peak.tokens
         }
-        tokenizer: Any = self.source.model.tokenizer
-        return {token: tokenizer.decode([token]) for token in sorted(tokens)}
+        return token_texts(self.source.model.tokenizer, tokens)
 
     def _peaks(
         self, wanted: dict[str, list[int]], n_tokens: int

@@ -5,7 +5,10 @@ from dataclasses import replace
 from sae_lens_meta.comparison.result import ComparedSAE
 from sae_lens_meta.measures.evaluate import Evaluation
 from sae_lens_meta.measures.figures import (
+    BY_CHANCE,
+    CORRECTED,
     DECODER,
+    MEAN_PHI,
     RECONSTRUCTION,
     Figure,
     by_id,
@@ -21,11 +24,13 @@ def _of_evaluation(figure: Figure[Evaluation]) -> Figure[ComparedSAE]:
     return replace(figure, of=of)  # type: ignore[arg-type, return-value]
 
 
+_COMPARED = "Over the latents that have a partner firing in every SAE compared."
 PHI = Figure[ComparedSAE](
     "corrected_mean_abs_phi",
     "corrected mean |phi|",
     lambda sae: sae.phi_compared.corrected,
     ".3e",
+    f"{CORRECTED} {_COMPARED}",
     "lower",
     stream="phi",  # what chance gives hardly varies
 )
@@ -34,6 +39,8 @@ PHI_AT_EQUAL_RATES = Figure[ComparedSAE](
     "corrected mean |phi| at equal firing rates",
     lambda sae: sae.phi_at_equal_rates,
     ".3e",
+    "The same where pairs are weighted as if the latents of every SAE fired equally often: "
+    "a latent that fires rarely cannot correlate much with one that fires often.",
     "lower",
 )
 HEADLINE: dict[str, Figure[ComparedSAE]] = by_id(
@@ -44,6 +51,7 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = by_id(
             "mean |phi|",
             lambda sae: sae.phi_compared.mean_abs,
             ".3e",
+            f"{MEAN_PHI} {_COMPARED}",
             "lower",
             stream="phi",
         ),
@@ -52,6 +60,7 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = by_id(
             "of it by chance",
             lambda sae: sae.phi_compared.expected_by_chance,
             ".3e",
+            BY_CHANCE,
             is_part=True,
         ),
         PHI_AT_EQUAL_RATES,
@@ -60,6 +69,8 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = by_id(
             "latents compared",
             lambda sae: sae.phi_compared.n_latents,
             ".0f",
+            "Latents that have a partner in every SAE compared, each of which fires on enough "
+            "tokens.",
             unit="latents",
             is_count=True,
         ),
@@ -68,6 +79,7 @@ HEADLINE: dict[str, Figure[ComparedSAE]] = by_id(
             "mean |phi|, all latents that fire",
             lambda sae: sae.evaluation.phi.mean_abs,
             ".3e",
+            MEAN_PHI,
             "lower",
         ),
         *map(_of_evaluation, RECONSTRUCTION + DECODER),

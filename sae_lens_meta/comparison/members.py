@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.saved import SavedSAE, short_names
 
 # groups whose members must have been trained as their names say
 JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
@@ -60,12 +60,10 @@ def named_entries(groups: dict[str, list[Path]], baseline: str) -> list[Entry]:
     parts = [path.resolve().parts[1:] for _, path in given]
     if repeated := {"/".join(p) for p in parts if parts.count(p) > 1}:
         raise ValueError(f"Given more than once: {', '.join(sorted(repeated))}.")
-    length = 1
-    while len({p[-length:] for p in parts}) < len(parts):
-        length += 1
+    names = short_names([path for _, path in given])
     return [
-        Entry(f"sae_{i}", "/".join(parts[i][-length:]), path, group)
-        for i, (group, path) in enumerate(given)
+        Entry(f"sae_{i}", name, path, group)
+        for i, (name, (group, path)) in enumerate(zip(names, given, strict=True))
     ]
 
 

@@ -12,6 +12,7 @@ from sae_lens_meta.comparison.older import upgraded
 from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.evaluate import Evaluation
 from sae_lens_meta.measures.histograms import Histogram
+from sae_lens_meta.measures.pair_map import PairMap
 from sae_lens_meta.measures.phi import PhiSummary
 from sae_lens_meta.measures.splitting import SplitCandidate
 from sae_lens_meta.measures.top_contexts import Peak
@@ -64,6 +65,8 @@ class ComparedSAE:
         nearest_cosine: rows by cosine to the nearest other row.
         log_firing_rate: latents by log10 of the share of tokens they fire on; silent
             latents are left out.
+        pair_map: pairs by firing rate and |phi|, over the latents compared; of the first SAE of each
+            variant, and None in older files.
     """
 
     name: str
@@ -83,6 +86,7 @@ class ComparedSAE:
     nearest_cosine: Histogram
     log_firing_rate: Histogram
     config_sha256: str = ""
+    pair_map: PairMap | None = None
 
     def is_of(self, sae: SavedSAE) -> bool:
         """Whether these are figures of `sae` as it is now."""
@@ -273,6 +277,15 @@ class Comparison:
         fixed = (self.baseline, self.control)
         variants = self.variants().items()
         return {name: saes for name, saes in variants if saes[0].group not in fixed}
+
+    def called(self) -> dict[str, str]:
+        """Short names of the variants: that of the group, where it has no other variant."""
+        variants = self.variants()
+        groups = [saes[0].group for saes in variants.values()]
+        return {
+            name: saes[0].group if groups.count(saes[0].group) == 1 else name
+            for name, saes in variants.items()
+        }
 
     def difference(self, variant: str, baseline: str, figure: str) -> Difference | None:
         """That of two variants in one figure; None where they were not held together."""

@@ -115,9 +115,10 @@ def _compare(
 
     family = Family(saes, source, progress, base)
     latents = family.compared_latents(cfg.min_fired)
+    first = {variant[e.id]: e for e in reversed(entries)}.values()
     found = {
         e.name: family.result(
-            e, variant[e.id], latents[e.id], cfg.ce_tokens, cfg.meta_steps
+            e, variant[e.id], latents[e.id], cfg.ce_tokens, cfg.meta_steps, e in first
         )
         for e in entries
     }

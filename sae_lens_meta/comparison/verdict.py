@@ -1,26 +1,17 @@
 """What a comparison allows to claim about co-occurrence."""
 
-import math
-from dataclasses import replace
-
-import numpy as np
-from scipy import stats
-
-from sae_lens_meta.comparison.figures import L0, L2, PHI, PHI_AT_EQUAL_RATES
+from sae_lens_meta.comparison.controls import (
+    Control,
+    at_equal_l2,
+    at_equal_rates,
+    corrected,
+    over_seeds,
+)
+from sae_lens_meta.comparison.figures import PHI
 from sae_lens_meta.comparison.members import EQUAL_L2
-from sae_lens_meta.comparison.result import ComparedSAE, Comparison, Difference
-from sae_lens_meta.measures.figures import Figure
-from sae_lens_meta.statistics.intervals import (
-    LEVEL,
-    MIN_BLOCKS,
-    Interval,
-    percent_over_seeds,
-)
+from sae_lens_meta.comparison.result import Comparison
 
-MIN_SEEDS = 3
-EQUAL = (
-    0.03  # relative: L2 or L0 of a control this near to the joint one's counts as equal
-)
+LESS = -1.0  # the direction that is claimed
 
 
 def verdict(comparison: Comparison) -> list[str]:
@@ -37,18 +28,70 @@ def verdict(comparison: Comparison) -> list[str]:
     return [_of_variant(comparison, variant) for variant in comparison.held_against()]
 
 
+def plain_verdict(comparison: Comparison) -> str:
+    """The verdict over all variants, in one sentence."""
+    missing = {
+        variant: _missing(comparison, variant) for variant in comparison.held_against()
+    }
+    claimed = [variant for variant, reason in missing.items() if reason is None]
+    less = f"co-occur less than those of the {comparison.baseline} SAEs"
+    if len(missing) == 1:
+        ((variant, reason),) = missing.items()
+        group = comparison.called()[variant]
+        if reason is None:
+            return (
+                f"Latents of the {group} SAEs {less}, at equal reconstruction and at equal "
+                "firing rates too."
+            )
+        return (
+            f"It is not shown that latents of the {group} SAEs {less}: "
+            f"{reason.in_short or reason.why}."
+        )
+    if not claimed:
+        return f"For none of {len(missing)} variants is it shown that latents {less}."
+    others = "" if len(claimed) == len(missing) else "; of the others it is not shown"
+    return (
+        f"Latents of {len(claimed)} of {len(missing)} variants ({'; '.join(claimed)}) {less}"
+        f"{others}."
+    )
+
+
+def what_is_missing(comparison: Comparison, variant: str) -> str | None:
+    """Why it may not be claimed that a variant's latents co-occur less; None where it may."""
+    missing = _missing(comparison, variant)
+    return missing.why if missing else None
+
+
+def _missing(comparison: Comparison, variant: str) -> Control | None:
+    """The first thing that does not hold."""
+    to_baseline = corrected(comparison, variant, comparison.baseline, PHI)
+    if to_baseline is None or to_baseline.percent is None:
+        return Control(
+            False, f"no {comparison.baseline} SAE whose {PHI.label} could be compared"
+        )
+    if comparison.objections:
+        return Control(False, comparison.objections[0].rstrip("."))
+    found = [
+        over_seeds(comparison, to_baseline, LESS),
+        at_equal_rates(comparison, variant, PHI, LESS),
+        at_equal_l2(comparison, variant, PHI, LESS),
+    ]
+    return next((control for control in found if not control.holds), None)
+
+
 def _of_variant(comparison: Comparison, variant: str) -> str:
     baseline = comparison.baseline
-    to_baseline = _corrected(comparison, variant, baseline, PHI)
-    to_control = _corrected(comparison, variant, comparison.control, PHI)
+    to_baseline = corrected(comparison, variant, baseline, PHI)
+    reason = what_is_missing(comparison, variant)
     if to_baseline is None or to_baseline.percent is None:
-        return f"{variant}: no {baseline} SAE whose {PHI.label} could be compared."
+        return f"{variant}: {reason}."
     found = (
         f"{variant}: {PHI.label} {to_baseline.percent:+.1f} % against {to_baseline.n_baseline} "
         f"{baseline}"
     )
-    if reason := _what_is_missing(comparison, variant, to_baseline, to_control):
+    if reason:
         return f"{found}; no claim: {reason}."
+    to_control = corrected(comparison, variant, comparison.control, PHI)
     assert to_control is not None and to_control.percent is not None
     return (
         f"{found} and {to_control.percent:+.1f} % against {_called(comparison)}: "
@@ -56,83 +99,7 @@ def _of_variant(comparison: Comparison, variant: str) -> str:
     )
 
 
-def _what_is_missing(
-    comparison: Comparison,
-    variant: str,
-    to_baseline: Difference,
-    to_control: Difference | None,
-) -> str | None:
-    if comparison.objections:
-        return comparison.objections[0].rstrip(".")
-    if to_baseline.n_baseline < MIN_SEEDS:
-        return f"it takes {MIN_SEEDS} {comparison.baseline} seeds"
-    if not _is_below_0(to_baseline.over_seeds):
-        return "the interval over seeds does not lie below 0"
-    if to_control is None:
-        return f"there is no {comparison.baseline} at equal L2"
-    at_equal_rates = _corrected(
-        comparison, variant, comparison.baseline, PHI_AT_EQUAL_RATES
-    )
-    if at_equal_rates is None or at_equal_rates.percent is None:
-        return "it was not compared at equal firing rates"
-    if not _is_below_0(at_equal_rates.over_seeds):
-        return (
-            f"at equal firing rates it differs by {at_equal_rates.percent:+.1f} %, and "
-            "the interval over seeds does not lie below 0"
-        )
-    for figure in (L2, L0):
-        values = [
-            np.mean([figure.of(sae) for sae in comparison.variants()[name]])
-            for name in (variant, str(comparison.control))
-        ]
-        if abs(values[1] / values[0] - 1) > EQUAL:
-            return (
-                f"the control's {figure.label} is {values[1]:.4g}, not {values[0]:.4g}"
-            )
-    if not _is_below_0(to_control.over_seeds or to_control.over_tokens):
-        return f"it does not lie below the {comparison.baseline} of equal L2"
-    return None
-
-
 def _called(comparison: Comparison) -> str:
     if comparison.control == EQUAL_L2:
         return "a solo of equal L2 and L0"
     return f"{comparison.control}, of equal L2 and L0"
-
-
-def _is_below_0(interval: Interval | None) -> bool:
-    """Whether it supports a claim; one without width is of copies, and supports none."""
-    if interval is None or math.isclose(interval.low, interval.high):
-        return False
-    return interval.high < 0
-
-
-def _corrected(
-    comparison: Comparison,
-    variant: str,
-    baseline: str | None,
-    figure: Figure[ComparedSAE],
-) -> Difference | None:
-    """A difference with intervals as wide as the number of variants asks for."""
-    if baseline is None:
-        return None
-    found = comparison.difference(variant, baseline, figure.id)
-    variants, n = comparison.variants(), len(comparison.held_against())
-    if found is None or found.percent is None or n == 1:
-        return found
-    level = 1 - (1 - LEVEL) / n
-    values, base = (
-        [figure.of(sae) for sae in variants[name]] for name in (variant, baseline)
-    )
-    over_tokens = found.over_tokens
-    if over_tokens is not None:
-        wider, usual = (
-            stats.t.ppf((1 + p) / 2, MIN_BLOCKS - 1) for p in (level, LEVEL)
-        )
-        half = (over_tokens.high - over_tokens.low) / 2 * float(wider / usual)
-        over_tokens = Interval(found.percent - half, found.percent + half)
-    return replace(
-        found,
-        over_seeds=percent_over_seeds(values, base, level),
-        over_tokens=over_tokens,
-    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.training.sae_trainer import SAETrainer
+from tqdm.auto import tqdm
 
 from sae_lens_meta.known_truth.data import KnownTruth, Samples
 from sae_lens_meta.known_truth.figures import TruthFigures, truth_figures
@@ -90,12 +91,19 @@ def train(
     test = truth.test_samples(cell.test_samples)
     running = [_Training(cell, o, o.name == baseline, truth) for o in objectives]
     batches = truth.batches(cell.batch_size)
+    steps = tqdm(
+        desc=f"{cell.kind}, seed {cell.seed}",
+        total=max(t.steps for t in running),
+        leave=False,
+    )
     while running:
         batch = next(batches)
+        steps.update()
         for training in list(running):
             if training.step(batch, test):
                 running.remove(training)
                 yield Trained(cell, training.objective, training.path)
+    steps.close()
 
 
 class _Training:

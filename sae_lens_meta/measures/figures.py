@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
-from sae_lens_meta.measures.evaluate import Evaluation, ModelCost
+from sae_lens_meta.measures.evaluate import META_K, Evaluation, ModelCost
 from sae_lens_meta.measures.reconstruction import Reconstruction
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class Figure(Generic[T_contra]):
         label: as people read it.
         of: its value.
         format: in which it is shown.
+        explained: what it says, in a sentence.
         better: which way; None where neither is.
         unit: of the value; empty for a share or a ratio.
         stream: what it is resampled from, over blocks of a stream: a figure of
@@ -40,6 +41,7 @@ class Figure(Generic[T_contra]):
     label: str
     of: Callable[[T_contra], float]
     format: str
+    explained: str
     better: Better | None = None
     unit: str = ""
     stream: str | None = None
@@ -83,6 +85,8 @@ def _explained(ratio: float) -> Figure[Evaluation]:
         f"meta SAE of width {ratio:.2f} explains",
         of,
         ".4f",
+        "Share of the variance of unit decoder rows that a small SAE fitted to them explains, "
+        f"{META_K} meta latents a row; the less, the harder the rows are to take apart.",
         "lower",
     )
 
@@ -97,6 +101,8 @@ L2 = Figure[Kept](
     "normalised L2",
     lambda e: e.reconstruction.normalized_l2,
     ".4f",
+    "Squared error of the reconstruction per dimension, activations brought to mean 0 and "
+    "standard deviation 1.",
     "lower",
     stream="normalized_l2",
 )
@@ -105,6 +111,7 @@ L0 = Figure[Kept](
     "L0",
     lambda e: e.reconstruction.l0,
     ".1f",
+    "Latents that fire on a token, a mean over tokens.",
     unit="latents a token",
     stream="l0",
 )
@@ -115,6 +122,7 @@ RECONSTRUCTION: tuple[Figure[Kept], ...] = (
         "explained variance",
         lambda e: e.reconstruction.explained_variance,
         ".4f",
+        "Share of the variance of activations, so normalised, that the reconstruction explains.",
         "higher",
         stream="explained_variance",
     ),
@@ -124,6 +132,7 @@ RECONSTRUCTION: tuple[Figure[Kept], ...] = (
         "latents that never fire",
         lambda e: e.reconstruction.n_silent,
         ".0f",
+        "Latents that fire on none of these tokens.",
         "lower",
         unit="latents",
         is_count=True,
@@ -133,6 +142,7 @@ RECONSTRUCTION: tuple[Figure[Kept], ...] = (
         "CE overhead, percent",
         lambda e: e.model_cost.ce_overhead_percent,
         ".2f",
+        "By how much the language model's loss grows when it runs on reconstructions.",
         "lower",
         unit="%",
         stream="ce_overhead",
@@ -143,6 +153,7 @@ RECONSTRUCTION: tuple[Figure[Kept], ...] = (
         "CE loss recovered",
         lambda e: e.model_cost.ce_loss_recovered,
         ".4f",
+        "The model's loss on reconstructions: 1 as on the activations, 0 as on zeros.",
         "higher",
         is_of_model=True,
     ),
@@ -151,18 +162,33 @@ RECONSTRUCTION: tuple[Figure[Kept], ...] = (
         "KL divergence, nats",
         lambda e: e.model_cost.kl_divergence,
         ".4f",
+        "How far the next-token distributions on reconstructions are from the model's own.",
         "lower",
         unit="nats",
         is_of_model=True,
     ),
 )
+MEAN_PHI = "Mean over pairs of latents of |phi|, the correlation of the tokens that the two fire on."
+BY_CHANCE = (
+    "What mean |phi| would be if each latent fired as often, but on tokens drawn at random; "
+    "latents that fire in bursts give more."
+)
+CORRECTED = "Mean |phi| less what chance gives."
 CO_OCCURRENCE: tuple[Figure[Evaluation], ...] = (
-    Figure("mean_abs_phi", "mean |phi|", lambda e: e.phi.mean_abs, ".3e", "lower"),
+    Figure(
+        "mean_abs_phi",
+        "mean |phi|",
+        lambda e: e.phi.mean_abs,
+        ".3e",
+        MEAN_PHI,
+        "lower",
+    ),
     Figure(
         "mean_abs_phi_by_chance",
         "of it by chance",
         lambda e: e.phi.expected_by_chance,
         ".3e",
+        BY_CHANCE,
         is_part=True,
     ),
     Figure(
@@ -170,6 +196,7 @@ CO_OCCURRENCE: tuple[Figure[Evaluation], ...] = (
         "corrected",
         lambda e: e.phi.corrected,
         ".3e",
+        CORRECTED,
         "lower",
         is_part=True,
     ),
@@ -180,6 +207,7 @@ DECODER: tuple[Figure[Evaluation], ...] = (
         "mean |cosine| of decoder rows",
         lambda e: e.decoder.mean_abs_cosine,
         ".4f",
+        "Mean |cosine| of all pairs of decoder rows.",
         "lower",
     ),
     Figure(
@@ -187,6 +215,7 @@ DECODER: tuple[Figure[Evaluation], ...] = (
         "mean nearest cosine",
         lambda e: e.decoder.mean_nearest_cosine,
         ".4f",
+        "Cosine of each decoder row to the row nearest to it, a mean over rows.",
         "lower",
     ),
     Figure(
@@ -194,6 +223,7 @@ DECODER: tuple[Figure[Evaluation], ...] = (
         "effective rank of the decoder",
         lambda e: e.decoder.effective_rank,
         ".1f",
+        "Over how many directions the decoder rows spread.",
         "higher",
     ),
     _explained(0.09),
@@ -205,12 +235,15 @@ SHIFTED: tuple[Figure[Evaluation], ...] = (
         "mean |phi|, contexts shifted",
         lambda e: _counted(e.phi.expected_by_shift),
         ".3e",
+        "Mean |phi| of latents in one context with those in another: what bursts and "
+        "positions alone give.",
     ),
     Figure(
         "mean_abs_phi_corrected_by_shift",
         "corrected by that",
         lambda e: _counted(e.phi.corrected_by_shift),
         ".3e",
+        "Mean |phi| less what bursts and positions alone give.",
         "lower",
         is_part=True,
     ),

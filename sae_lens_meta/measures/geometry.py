@@ -68,6 +68,36 @@ def decoder_geometry(W_dec: torch.Tensor) -> Geometry:
     )
 
 
+@torch.no_grad()
+def nearest_rows(
+    rows: torch.Tensor, others: torch.Tensor, n: int, said: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Cosines `[d, n]` of each of `rows` to its nearest among `others`, nearest first, and which.
+
+    Where `others` is `rows` itself, no row is its own.
+
+    Args:
+        rows: unit rows, `[d, d_in]`.
+        others: unit rows, `[d_other, d_in]`.
+        n: how many of each; fewer where there are fewer.
+        said: what a progress bar calls it.
+    """
+    is_within = others is rows
+    n = min(n, len(others) - is_within)
+    cosines = torch.empty(len(rows), n)
+    nearest = torch.empty(len(rows), n, dtype=torch.long)
+    starts = range(0, len(rows), BLOCK_ROWS)
+    for first in tqdm(starts, desc=said, leave=False, disable=len(starts) < 8):
+        part = slice(first, first + BLOCK_ROWS)
+        block = rows[part] @ others.t()
+        if is_within:
+            own = torch.arange(len(block))
+            block[own, first + own] = -torch.inf
+        cosines[part], nearest[part] = block.topk(n, dim=1)
+    return cosines, nearest
+
+
 def checked_unit_rows(W_dec: torch.Tensor) -> torch.Tensor:
     """
     Unit rows in float32.

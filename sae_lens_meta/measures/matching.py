@@ -7,9 +7,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-from tqdm.auto import tqdm
 
-from sae_lens_meta.measures.geometry import BLOCK_ROWS, checked_unit_rows
+from sae_lens_meta.measures.geometry import checked_unit_rows, nearest_rows
 
 # The optimal assignment keeps all cosines: 12 bytes a pair, 5 GB at 20,480 latents.
 MAX_EXACT = 24_576
@@ -106,13 +105,7 @@ def _assign_nearest(a: torch.Tensor, b: torch.Tensor) -> tuple[np.ndarray, np.nd
     """
     n_a, n_b = len(a), len(b)
     n_near = min(N_CANDIDATES, n_b)
-    values, columns = [], []
-    starts = range(0, n_a, BLOCK_ROWS)
-    for first in tqdm(starts, desc="Matching", leave=False, disable=len(starts) < 8):
-        top = (a[first : first + BLOCK_ROWS] @ b.t()).topk(n_near, dim=1)
-        values.append(top.values)
-        columns.append(top.indices)
-    near, places = torch.cat(values).numpy(), torch.cat(columns).numpy()
+    near, places = (found.numpy() for found in nearest_rows(a, b, n_near, "Matching"))
     own = np.arange(n_a)[:, None]
     costs = np.concatenate([2.0 - near, np.full((n_a, 1), 4.0)], axis=1)
     choices = np.concatenate([places, n_b + own], axis=1)

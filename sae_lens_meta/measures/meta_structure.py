@@ -36,6 +36,30 @@ def meta_explained_variance(
         seed: seed of the meta SAE's initial weights and of the draws.
     """
     rows = unit_rows(W_dec.detach().float())
+    meta_sae = fitted_meta_sae(
+        rows, meta_d_sae, meta_k, n_steps, rows_per_step, lr, seed
+    )
+    squared_distances = (rows - meta_sae.reconstruct(rows)).pow(2).sum(dim=-1)
+    fit = meta_fit(rows, squared_distances)
+    return fit["meta_explained_variance"].item()
+
+
+def fitted_meta_sae(
+    rows: torch.Tensor,
+    meta_d_sae: int,
+    meta_k: float,
+    n_steps: int,
+    rows_per_step: int,
+    lr: float,
+    seed: int,
+    what: str = "Fitting a meta SAE",
+) -> MetaSAE:
+    """
+    A fresh meta SAE, fitted to unit rows `[d_sae, d_in]`; see `meta_explained_variance`.
+
+    Args:
+        what: the progress bar says.
+    """
     config = MetaSAEConfig(
         d_in=rows.shape[1],
         d_sae=meta_d_sae,
@@ -49,18 +73,12 @@ def meta_explained_variance(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         meta_sae = MetaSAE(config)
-        _fit(meta_sae, rows, n_steps, rows_per_step)
-    squared_distances = (rows - meta_sae.reconstruct(rows)).pow(2).sum(dim=-1)
-    fit = meta_fit(rows, squared_distances)
-    return fit["meta_explained_variance"].item()
+        for _ in trange(n_steps, desc=what, leave=False):
+            meta_sae.fit(_drawn(rows, rows_per_step), 1)
+    return meta_sae
 
 
-def _fit(
-    meta_sae: MetaSAE, rows: torch.Tensor, n_steps: int, rows_per_step: int
-) -> None:
-    if len(rows) <= rows_per_step:
-        return meta_sae.fit(rows, n_steps)
-    for _ in trange(n_steps, desc="Fitting a meta SAE", leave=False):
-        drawn = torch.randperm(len(rows), device=rows.device)[:rows_per_step]
-        meta_sae.fit(rows[drawn], 1)
-    return None
+def _drawn(rows: torch.Tensor, n: int) -> torch.Tensor:
+    if len(rows) <= n:
+        return rows
+    return rows[torch.randperm(len(rows), device=rows.device)[:n]]

@@ -68,11 +68,7 @@ def phi_by_rate(
         counter: counts within one SAE.
         latents: mask `[d]` of the latents to take; all that have a phi by default.
     """
-    chosen = measurable(counter)
-    if latents is not None:
-        chosen = chosen & latents
-    rate = np.where(chosen, counter.fired_a / max(counter.n_tokens, 1), 1.0)
-    bins = np.floor(-BINS_PER_OCTAVE * np.log2(rate)).astype(int).clip(0, N_BINS - 1)
+    chosen, bins = rate_bins(counter, latents)
     one_hot = np.zeros((counter.d_a, N_BINS))
     one_hot[chosen, bins[chosen]] = 1
     total = np.zeros((N_BINS, N_BINS))
@@ -87,3 +83,24 @@ def phi_by_rate(
     by_chance = total_by_chance(counter.fired_a[chosen], counter.n_tokens, bins[chosen])
     chance[: len(by_chance), : len(by_chance)] = by_chance
     return PhiByRate(total / 2 - chance, pairs / 2)
+
+
+def rate_bins(
+    counter: CooccurrenceCounter, latents: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Which latents have a phi, and the bins of their firing rates.
+
+    Args:
+        counter: counts within one SAE.
+        latents: mask `[d]` of the latents to take; all that have a phi by default.
+
+    Returns:
+        The latents, ascending, and `[d]` the bin of each of all; 0 for those that are not taken.
+    """
+    mask = measurable(counter)
+    if latents is not None:
+        mask = mask & latents
+    rate = np.where(mask, counter.fired_a / max(counter.n_tokens, 1), 1.0)
+    bins = np.floor(-BINS_PER_OCTAVE * np.log2(rate)).astype(int).clip(0, N_BINS - 1)
+    return mask.nonzero()[0], bins

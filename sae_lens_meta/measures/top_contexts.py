@@ -1,4 +1,4 @@
-"""The tokens that activate a latent most, in their context, one of each context."""
+"""Where latents fire: their strongest contexts, one of each, and a sample of all others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import torch
 from sae_lens import SAE
 
 from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.measures.kept_windows import OUTSIDE, KeptWindows
 
 
 @dataclass
@@ -35,9 +36,14 @@ class TopContexts:
     A context counts once, by its strongest activation: a latent that fires all along one
     passage would fill its list with that. Memory grows with the number of latents asked for, not with the tokens read.
 
-    Attributes:
-        peaks: of each latent, strongest first; fewer than `n_top` where it fires in fewer
-            contexts.
+    Args:
+        sae: whose latents.
+        latents: which.
+        n_top: strongest contexts of each.
+        n_before: tokens before a peak.
+        n_after: tokens after it.
+        n_sampled: contexts of each that are drawn from all in which it fires.
+        seed: of what is drawn.
     """
 
     def __init__(
@@ -47,36 +53,70 @@ class TopContexts:
         n_top: int = 5,
         n_before: int = 8,
         n_after: int = 0,
+        n_sampled: int = 0,
+        seed: int = 0,
     ):
         self.sae = sae
+        self.latents = list(latents)
+        self._places = {latent: place for place, latent in enumerate(self.latents)}
         self.n_top = n_top
         self.n_before = n_before
-        self.n_after = n_after
-        self.peaks: dict[int, list[Peak]] = {latent: [] for latent in latents}
+        width = n_before + 1 + n_after
+        self._from_peak = torch.arange(width) - n_before
+        self._random = torch.Generator().manual_seed(seed)
+        self._strongest = KeptWindows(len(self.latents), n_top, width)
+        self._sampled = KeptWindows(len(self.latents), n_sampled, width)
+        self._has_sample = n_sampled > 0
 
     def update(self, batch: ActivationBatch) -> None:
         """Adds a batch of tokens and activations."""
-        acts = batch.codes(self.sae)
-        for latent, peaks in self.peaks.items():
-            values = acts[..., latent].cpu()
-            # of either sign: a latent of an abstopk SAE fires in two directions
-            strongest = values.abs().max(dim=1)
-            top = strongest.values.topk(min(self.n_top, len(values))).indices
-            for prompt in top.tolist():
-                if strongest.values[prompt] > 0:
-                    position = int(strongest.indices[prompt])
-                    peaks.append(self._peak(batch.tokens, values, prompt, position))
-            peaks.sort(key=lambda peak: -abs(peak.activation))
-            del peaks[self.n_top :]
+        self.add(batch.tokens, batch.codes(self.sae))
 
-    def _peak(
-        self, tokens: torch.Tensor, values: torch.Tensor, prompt: int, position: int
-    ) -> Peak:
-        start = max(0, position - self.n_before)
-        shown = slice(start, position + 1 + self.n_after)
+    def add(self, tokens: torch.Tensor, codes: torch.Tensor) -> None:
+        """Adds tokens `[prompts, positions]` and codes `[prompts, positions, d_sae]`."""
+        tokens, values = tokens.cpu(), codes[..., self.latents].cpu()
+        # of either sign: a latent of an abstopk SAE fires in two directions
+        strengths, peaks = values.abs().max(dim=1)
+        for prompt, strength in enumerate(strengths):
+            places = peaks[prompt]
+
+            def cut(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                around = places[chosen, None] + self._from_peak  # noqa: B023
+                inside = (around >= 0) & (around < tokens.shape[1])
+                around = around.clamp(0, tokens.shape[1] - 1)
+                shown = values[prompt][around, chosen[:, None]]  # noqa: B023
+                words = tokens[prompt][around]  # noqa: B023
+                return words.where(inside, OUTSIDE), shown.where(inside, 0.0)
+
+            fires = strength > 0
+            self._strongest.offer(strength.where(fires, -torch.inf), cut)
+            if self._has_sample:
+                drawn = torch.rand(len(strength), generator=self._random)
+                self._sampled.offer(drawn.where(fires, -torch.inf), cut)
+
+    @property
+    def peaks(self) -> dict[int, list[Peak]]:
+        """Of each latent, strongest first; fewer than `n_top` where it fires in fewer contexts."""
+        return {latent: self.strongest(latent) for latent in self.latents}
+
+    def strongest(self, latent: int) -> list[Peak]:
+        """Of one latent, as in `peaks`."""
+        return self._peaks(self._strongest, latent)
+
+    def sampled(self, latent: int) -> list[Peak]:
+        """Contexts drawn from all in which one latent fires, strongest first."""
+        return self._peaks(self._sampled, latent)
+
+    def _peaks(self, kept: KeptWindows, latent: int) -> list[Peak]:
+        tokens, activations = kept.of(self._places[latent])
+        peaks = map(self._peak, tokens.tolist(), activations.tolist())
+        return sorted(peaks, key=lambda peak: -abs(peak.activation))
+
+    def _peak(self, tokens: list[int], activations: list[float]) -> Peak:
+        inside = [place for place, token in enumerate(tokens) if token != OUTSIDE]
         return Peak(
-            activation=values[prompt, position].item(),
-            place=position - start,
-            tokens=tokens[prompt, shown].tolist(),
-            activations=values[prompt, shown].tolist(),
+            activation=activations[self.n_before],
+            place=self.n_before - inside[0],
+            tokens=[tokens[place] for place in inside],
+            activations=[activations[place] for place in inside],
         )

@@ -34,6 +34,7 @@ from sae_lens_meta.zoo.files import fetch_sae
 from sae_lens_meta.zoo.releases import LOADER, Release, ReleasedSAE, load_zoo
 
 DIRECTORY = "get_pretrained_saes_directory"
+MAX_LISTED = 40  # SAE ids in a message; a release of SAELens has up to thousands
 WRAPPED = ("from_pretrained", "from_pretrained_with_cfg_and_sparsity")
 
 
@@ -99,6 +100,59 @@ def sae_folder(name: str) -> Path:
         raise ValueError(f"There is no folder {name!r}. {error}") from error
     sae = _sae(found, None)
     return fetch_sae(found, sae, sae.path)
+
+
+def release_folders(name: str, sae_id: str | None = None) -> tuple[Path, Path] | None:
+    """
+    The folders of an SAE and of its meta SAE, of a release of this package; None of any other.
+
+    Raises:
+        ValueError: as `load_meta_sae`, but for the name.
+    """
+    if name not in {release.name for release in load_zoo().releases}:
+        return None
+    found = _release(name)
+    sae = _sae(found, sae_id)
+    return fetch_sae(found, sae, sae.path), fetch_sae(found, sae, sae.meta_path)
+
+
+def load_release(name: str, sae_id: str | None = None) -> SAE[Any]:
+    """
+    An SAE of any release that SAELens knows by name, or of a repository on the Hub.
+
+    Args:
+        name: of the release, or `organisation/name` of the repository.
+        sae_id: which of its SAEs; may be left out where a release has one.
+
+    Raises:
+        ValueError: if there is no such release, or it has several SAEs and `sae_id` is none of
+            them.
+        OSError: what `huggingface_hub` raises where it cannot download.
+    """
+    directory = _directory()
+    if name not in directory and "/" not in name:
+        near = get_close_matches(name, list(directory), n=3, cutoff=0.6)
+        hint = f" Did you mean {', '.join(near)}?" if near else ""
+        raise ValueError(f"There is no folder and no release {name!r}.{hint}")
+    ids = list(directory[name].saes_map) if name in directory else []
+    if sae_id is None and len(ids) == 1:
+        sae_id = ids[0]
+    if sae_id is None or (ids and sae_id not in ids):
+        raise ValueError(
+            f"{name!r} has several SAEs, one of which is given as sae_id; got {sae_id!r}. "
+            + _listed(ids, sae_id)
+        )
+    return SAE.from_pretrained(name, sae_id)
+
+
+def _listed(ids: list[str], like: str | None) -> str:
+    """Names SAE ids, those that resemble `like` first, and says how many are left out."""
+    if not ids:
+        return "SAELens has no list of this repository's."
+    near = get_close_matches(like or "", ids, n=5)
+    shown = [*near, *(known for known in ids if known not in near)][:MAX_LISTED]
+    rest = len(ids) - len(shown)
+    return f"They are: {', '.join(shown)}{f', and {rest} more' if rest else ''}."
 
 
 def register_zoo() -> None:

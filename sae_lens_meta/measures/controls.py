@@ -33,7 +33,8 @@ def random_direction_sae(
     """
     A jumprelu SAE of random unit directions, its latents firing as often as those of `sae`.
 
-    What a judge makes of it is what it makes of any direction: a real SAE must score higher.
+    What a judge or a probe makes of it is what they make of any direction: a real SAE must score
+    higher.
 
     Args:
         sae: a jumprelu SAE, whose shape and firing rates the control has.

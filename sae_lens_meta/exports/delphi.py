@@ -1,5 +1,5 @@
 """
-The activations of some latents as a cache that delphi loads, for scoring with delphi instead.
+The activations of some latents as a cache that delphi loads.
 
 Its format is that of EleutherAI/delphi, `delphi/latents/cache.py` and `loader.py`: a folder named after
 the hook with `FIRST_LAST.safetensors`, which holds `locations` (row of `tokens`, place in it, latent less

@@ -1,0 +1,1 @@
+"""An SAE as other tools read it."""
