@@ -163,7 +163,9 @@ def test_a_child_may_be_a_single_token(task: Task) -> None:
     parts = [
         replace(part, holds=part.holds[:, :1]) for part in (task.first, task.second)
     ]
-    alone = Task(without_label, *parts, ids, lambda token: f"word {token}", seed=0)
+    alone = Task(
+        without_label, parts[0], parts[1], ids, lambda token: f"word {token}", seed=0
+    )
     found = scores_of(planted_sae(2), alone)[PARENT]
     assert found.taken_by_child.value == pytest.approx(share_of(task, 3), abs=0.01)
     assert found.absorbers[0].child == "'word 7'"
@@ -398,10 +400,14 @@ def test_differences_are_percent_of_the_first_group_over_documents_and_seeds() -
         "solo": [sae("s0", "solo", 0.50), sae("s1", "solo", 0.52)],
         "joint": [sae("j0", "joint", 0.60), sae("j1", "joint", 0.62)],
     }
+
+    def value_of(sae: ProbedSAE) -> float:
+        value = sae.means["single"].value
+        assert value is not None
+        return value
+
     drawn: Any = {
-        s.name: {
-            "single": HalfSampled(s.means["single"].value * (1 + 0.1 * shared), 20)
-        }
+        s.name: {"single": HalfSampled(value_of(s) * (1 + 0.1 * shared), 20)}
         for saes in groups.values()
         for s in saes
     }
@@ -411,6 +417,7 @@ def test_differences_are_percent_of_the_first_group_over_documents_and_seeds() -
     assert single.over_documents and single.over_seeds
     width = single.over_documents.high - single.over_documents.low
     assert width == pytest.approx(0, abs=1e-6), "what all SAEs share falls out"
+    assert single.percent is not None
     assert single.over_seeds.low < single.percent < single.over_seeds.high
     assert found["absorption"].percent is None and found["l0"].percent == 0
 

@@ -37,7 +37,7 @@ def common_words(shares: csr_array, words: Words, n: int) -> list[Common | None]
         words: that latents fire on.
         n: words of each.
     """
-    d_sae, n_meta = np.shape(shares)
+    d_sae, n_meta = map(int, shares.shape)
     fires = words.fired > 0
     per_latent = csr_array(
         (words.together / words.fired[words.latent], (words.latent, words.word)),

@@ -158,7 +158,7 @@ class MetaEntries:
         contents = self.contents
         start, end = self.by_meta.indptr[meta : meta + 2]
         shares = self.by_meta.data[start:end]
-        order = np.argsort(-np.asarray(shares), kind="stable")[:N_ROWS]
+        order = np.argsort(np.negative(shares), kind="stable")[:N_ROWS]
         latents = self.by_meta.indices[start:end][order]
         entry: dict[str, Any] = {
             "used": int(self.use[meta]),

@@ -116,5 +116,7 @@ def _stability_record(stability: Stability | None) -> dict[str, Any] | None:
 
 
 def _stability(record: dict[str, Any]) -> Stability:
-    lists = {name: torch.tensor(record[name]) for name in ("cosine", "null")}
+    lists: dict[str, Any] = {
+        name: torch.tensor(record[name]) for name in ("cosine", "null")
+    }
     return Stability(**(record | lists))

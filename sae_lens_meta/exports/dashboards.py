@@ -36,19 +36,36 @@ def hooked_model(settings: dict[str, Any], n_ctx: int) -> Any:
     path, kwargs = settings["model"], settings["model_kwargs"]
     if not Path(path).is_dir():
         return hooked.from_pretrained(path, device="cpu", **{**processing, **kwargs})
-    # TransformerLens takes models by the names that it knows; of a folder it is told by hand
+    # TransformerLens takes models by the names that it knows; a folder's is built by hand
     loading = import_module("transformer_lens.loading_from_pretrained")
-    transformers = import_module("transformers")
-    hf_model = transformers.AutoModelForCausalLM.from_pretrained(path, **kwargs)
+    auto = import_module("transformers").AutoModelForCausalLM
     cfg = loading.get_pretrained_model_config(
         path, fold_ln=folds, device="cpu", n_ctx=n_ctx
     )
-    if theta := getattr(hf_model.config, "rope_theta", None):
-        cfg.rotary_base = theta  # which it leaves at its default
-    model = hooked(cfg, transformers.AutoTokenizer.from_pretrained(path))
+    cfg.tokenizer_name = None  # it is given below
+    cfg.rotary_base = rotary_base(Path(path)) or cfg.rotary_base
+    model = hooked(cfg)
+    hf_model = auto.from_pretrained(path, **kwargs)
     weights = loading.get_pretrained_state_dict(path, cfg, hf_model)
     model.load_and_process_state_dict(weights, **processing)
+    model.tokenizer = tokenizer_of(Path(path))
     return model
+
+
+def rotary_base(path: Path) -> float | None:
+    """Of a model, by its config: older and newer versions of transformers write it in two places."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    parameters = config.get("rope_parameters") or {}
+    return config.get("rope_theta") or parameters.get("rope_theta")
+
+
+def tokenizer_of(path: Path) -> Any:
+    """A model's tokenizer; one that a newer transformers saved names a class that an older one has not."""
+    said = json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    special = {name: said[name] for name in names if isinstance(said.get(name), str)}
+    fast = import_module("transformers").PreTrainedTokenizerFast
+    return fast(tokenizer_file=str(path / "tokenizer.json"), **special)
 
 
 def config(settings: dict[str, Any], latents: list[int], tokenizer: Any) -> Any:

@@ -88,7 +88,7 @@ def write_for_saedashboard(
         "ignored_tokens": source.special_tokens or [],
         "dataset": Path(measured_on.dataset).name,
         # as Neuronpedia calls them
-        "model_id": _name(reading.model_on_the_hub or str(reading.model)),
+        "model_id": _name(_model(saved.reading, measured_on)),
         "layer": int(_LAYER.match(hook)[1]),  # type: ignore[index]
         "sae_set": _name(
             saved.path.parent.name if _LAYER.match(saved.path.name) else saved.path.name
@@ -121,6 +121,13 @@ def _ignored_positions(reading: Reading) -> list[int]:
     every = range(int(reading.context_size or 0))
     read = every[slice(*(reading.seqpos_slice or (None,)))]
     return [position for position in every if position not in read]
+
+
+def _model(recorded: Reading, measured_on: MeasuredOn) -> str:
+    """The model's public name, where it is the recorded one."""
+    if "model" in measured_on.options:
+        return measured_on.model
+    return recorded.model_on_the_hub or recorded.model or measured_on.model
 
 
 def _name(path: str) -> str:

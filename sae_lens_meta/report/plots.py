@@ -166,7 +166,8 @@ def _trade(variants: Variants) -> Plot:
     def draw(ax: Axes) -> None:
         for number, (variant, saes) in enumerate(variants.items()):
             x, y = [L2.of(sae) for sae in saes], [PHI.of(sae) for sae in saes]
-            ax.plot(x, y, label=variant, **_look(number) | {"linestyle": "none"})
+            look: dict[str, Any] = _look(number) | {"linestyle": "none"}
+            ax.plot(x, y, label=variant, **look)
         ax.locator_params(nbins=5)
         ax.set_xlabel(L2.label)
         ax.set_ylabel(PHI.label)
