@@ -83,7 +83,7 @@ def edited(
         original = sae.W_dec.detach().norm(dim=1)
         other.W_dec.data /= original[:, None]
         other.W_enc.data *= original
-        other.b_enc.data *= original
+        other.b_enc.data *= original  # type: ignore[operator]
         other.cfg.rescale_acts_by_decoder_norm = False
     return other
 
