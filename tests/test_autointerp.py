@@ -489,7 +489,7 @@ class Halver(Oracle):
 
 
 @pytest.mark.parametrize("judge", [Copyist(), Halver()], ids=["copyist", "halver"])
-@pytest.mark.parametrize("n_shown", [5, 16])
+@pytest.mark.parametrize("n_shown", [5, pytest.param(16, marks=pytest.mark.slow)])
 def test_who_looks_at_the_form_of_a_question_alone_is_at_chance(
     n_shown: int, judge: Oracle, tmp_path: Path
 ) -> None:

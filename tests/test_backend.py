@@ -173,6 +173,7 @@ def test_codes_exist_by_chunks_alone(
     assert asked.largest <= max(chunk, candidates, 4096 * 4) < BATCH * 256 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_whole_training_is_the_same_on_either(
     mode: str, monkeypatch: pytest.MonkeyPatch

@@ -135,6 +135,7 @@ def test_true_parts_are_found_come_back_and_are_beyond_both_nulls(
     assert (stability.seed, nulls.seed) == (1, 0)
 
 
+@pytest.mark.slow
 def test_rows_without_parts_are_no_better_than_their_null_and_do_not_come_back() -> (
     None
 ):
