@@ -112,7 +112,7 @@ def test_groups_are_probed_and_written(
     assert difference.over_seeds and difference.over_documents
     assert found.source.dataset == str(text) and found.saes[0].weights_sha256
     printed = capsys.readouterr().out
-    for shown in ("animal/bird", "Dense probe", "joint against solo", "over seeds"):
+    for shown in ("│ animal/bird │", "Dense probe", "joint against solo", "over seeds"):
         assert shown in " ".join(printed.split())
     assert (output / "probe.svg").read_text().count("<svg") == 1
     with pytest.raises(

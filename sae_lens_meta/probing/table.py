@@ -48,25 +48,26 @@ def _shown(value: float | None) -> str:
 
 def labels_table(result: ProbeResult) -> Table:
     """A line for each label, means over the SAEs of a group."""
-    table = Table(
-        "label",
-        title="F1: single latent / probe of 5 | latents needed | taken by a child's",
+    title = (
+        f"F1 of the single latent / of {FEW}; latents needed; taken by a child's latent"
     )
+    table = Table(title=title)
+    table.add_column("label", no_wrap=True)
     for header in ("rate", "dense", "shuffled"):
         table.add_column(header, justify="right")
     groups = result.groups()
     for name in groups:
         table.add_column(name, justify="right")
+    first = next(iter(groups.values()))
     for label in result.labels:
-        cells = [
-            _label_cell([s.labels[label.name] for s in g]) for g in groups.values()
-        ]
-        first = next(iter(groups.values()))
-        shuffled = _mean(
-            [sae.labels[label.name] for sae in first], lambda s: s.shuffled_single
+        scores = {g: [s.labels[label.name] for s in saes] for g, saes in groups.items()}
+        table.add_row(
+            label.name,
+            f"{label.rate:.3f}",
+            _shown(label.ceiling.value),
+            _mean([s.labels[label.name] for s in first], lambda s: s.shuffled_single),
+            *map(_label_cell, scores.values()),
         )
-        ceiling = _shown(label.ceiling.value)
-        table.add_row(label.name, f"{label.rate:.3f}", ceiling, shuffled, *cells)
     table.caption = (
         f"needed: for 95 % of the dense probe's F1, more than {KS[-1]} where none does; taken: share "
         "of the label's tokens; shuffled: the first group's single latent"
@@ -80,7 +81,7 @@ def _label_cell(scores: list[LabelScore]) -> str:
     taken = _mean(scores, lambda s: s.taken_by_child.value)
     needed = float(np.median([s.needed or np.inf for s in scores]))
     shown = f">{KS[-1]}" if np.isinf(needed) else f"{needed:g}"
-    return f"{single} / {few} | {shown} | {taken}"
+    return f"{single} / {few}; {shown}; {taken or '-'}"
 
 
 def _mean(scores: list[LabelScore], of: Callable[[LabelScore], float | None]) -> str:
