@@ -1,6 +1,6 @@
 """Writes an SAE, and some text that it reads, as another tool takes them."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from sae_lens_meta.activations.language_model import model_path
 from sae_lens_meta.activations.measured_on import MeasuredOn, SourceConfig
@@ -15,7 +15,6 @@ from sae_lens_meta.exports.saedashboard import (
 from sae_lens_meta.saved import SavedSAE
 
 Target = Literal["saedashboard", "neuronpedia", "delphi"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 
 
 def export(
