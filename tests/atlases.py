@@ -18,7 +18,7 @@ from sae_lens_meta.autointerp.scoring import ScoredLatent
 from sae_lens_meta.comparison.result import ComparedSAE
 from sae_lens_meta.decomposition.decomposition import Decomposition, decomposed
 from sae_lens_meta.saved import SavedSAE
-from sae_lens_meta.training.decomposability import META_FOLDER
+from sae_lens_meta.training.carried import META_FOLDER
 from tests.comparisons import SOURCE, compared, comparison
 
 D_IN, D_SAE, N_META = 64, 60, 20

@@ -12,7 +12,7 @@ from sae_lens.constants import SAE_WEIGHTS_FILENAME
 
 from sae_lens_meta.measures.geometry import checked_unit_rows
 from sae_lens_meta.saved import SavedSAE
-from sae_lens_meta.training.decomposability import META_FOLDER
+from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.zoo.names import load_release, release_folders
 
 
