@@ -62,6 +62,16 @@ def test_a_commands_help_is_its_options_and_no_programmers_note(
     assert "Raises" not in shown and "usage: sae-lens-meta " + command in shown
 
 
+def test_a_warning_is_a_line_and_no_place_in_the_code() -> None:
+    code = (
+        "import sys, types, warnings; from sae_lens_meta.cli import main; "
+        "sys.modules['sae_lens_meta.cli.list'] = types.SimpleNamespace("
+        "run=lambda args: warnings.warn('The text is read again.')); main(['list'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stderr == "\nWarning: The text is read again.\n"
+
+
 def test_an_option_that_there_is_not_ends_with_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

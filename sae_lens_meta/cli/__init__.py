@@ -2,11 +2,13 @@
 
 import ast
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from sae_lens_meta.extras import MissingExtra
 from sae_lens_meta.interruption import Interrupted
@@ -43,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f" Did you mean {near[0]}?" if near else ""
         print(_usage(), file=sys.stderr)  # noqa: T201
         raise SystemExit(f"sae-lens-meta: there is no command {args[0]!r}.{hint}")
+    usual, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
         import_module(f"sae_lens_meta.cli.{args[0]}").run(args[1:])
     except Exception as error:
@@ -51,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"sae-lens-meta: {error}") from error
     except KeyboardInterrupt as error:
         raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
+    finally:
+        warnings.formatwarning = usual
+
+
+def _plain_warning(message: Warning | str, *_: Any) -> str:
+    """A warning as it is for a user, below a bar that it may come upon."""
+    return f"\nWarning: {message}\n"
 
 
 def _is_said(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from sae_lens import SAE
 
 from sae_lens_meta.decomposition.nulls import Nulls
 from sae_lens_meta.decomposition.stability import Stability
-from sae_lens_meta.training.decomposability import meta_fit
+from sae_lens_meta.training.meta_fit import meta_fit
 
 BLOCK_ROWS = 1024
 NORMALIZATIONS = ("none", "layer_norm")  # those that are undone row by row
