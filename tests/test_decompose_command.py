@@ -29,7 +29,9 @@ QUICK = ("--meta_d_sae", "6", "--meta_k", "2", "--steps", "8")
 def saved(folder: Path, architecture: str = "standard", **changes: Any) -> SAE[Any]:
     """A random SAE that SAELens has written to `folder`."""
     sae_class, cfg_class = get_sae_class(architecture)
-    settings = {"d_in": 16, "d_sae": 48} | EXTRA.get(architecture, {}) | changes
+    settings: dict[str, Any] = (
+        {"d_in": 16, "d_sae": 48} | EXTRA.get(architecture, {}) | changes
+    )
     torch.manual_seed(0)
     sae = sae_class(cfg_class(**settings))
     sae.W_dec.data = torch.randn(sae.W_dec.shape)

@@ -48,7 +48,7 @@ def parts_of_rows(sae: SAE[Any]) -> Decomposition:
 
 
 @pytest.fixture(scope="module")
-def model() -> HookedSAETransformer:
+def model() -> Any:
     torch.manual_seed(0)
     cfg = HookedTransformerConfig(
         n_layers=2,
@@ -69,7 +69,7 @@ def edited(
     sae: SAE[Any], found: Decomposition, meta_latent: int, latents: list[int] | None
 ) -> SAE[Any]:
     """The same with the part subtracted from its rows."""
-    other = copy.deepcopy(sae)
+    other: Any = copy.deepcopy(sae)
     coefficients = found.coefficients.to_dense()[:, meta_latent].clone()
     if latents is not None:
         others = torch.ones(D_SAE, dtype=torch.bool)
@@ -95,7 +95,7 @@ def most_used(found: Decomposition) -> int:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("normalize", ["layer_norm", "none"])
 def test_a_part_taken_out_is_a_decoder_row_without_it(
-    architecture: str, normalize: str, model: HookedSAETransformer
+    architecture: str, normalize: str, model: Any
 ) -> None:
     sae = made(architecture, normalize)
     found = parts_of_rows(sae)
@@ -113,7 +113,7 @@ def test_a_part_taken_out_is_a_decoder_row_without_it(
 
 
 def test_with_the_error_term_only_the_part_is_missing(
-    model: HookedSAETransformer,
+    model: Any,
 ) -> None:
     sae = made("jumprelu")
     found = parts_of_rows(sae)
@@ -130,16 +130,16 @@ def test_with_the_error_term_only_the_part_is_missing(
 
     wanted = model.run_with_hooks(TOKENS, fwd_hooks=[(HOOK, put)])
     with without_part(sae, found, meta_latent):
-        # the second run: the first one's clean-up must not have taken it away
-        for _ in range(2):
-            logits = model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
+        model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
+        # the first run's clean-up must not have taken it away
+        logits = model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
     assert torch.allclose(logits, wanted, atol=1e-4)
     plain = model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
     assert torch.allclose(plain, model(TOKENS), atol=1e-4)
 
 
 def test_steering_adds_the_direction_in_the_decoders_space(
-    model: HookedSAETransformer,
+    model: Any,
 ) -> None:
     sae = made("standard")
     found = parts_of_rows(sae)
@@ -154,7 +154,7 @@ def test_steering_adds_the_direction_in_the_decoders_space(
     assert torch.equal(sae(x), recons)
 
 
-def test_an_error_inside_leaves_no_hook(model: HookedSAETransformer) -> None:
+def test_an_error_inside_leaves_no_hook(model: Any) -> None:
     sae = made("standard")
     found = parts_of_rows(sae)
     before = model.run_with_saes(TOKENS, saes=[sae])
