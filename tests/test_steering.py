@@ -69,7 +69,7 @@ def edited(
     sae: SAE[Any], found: Decomposition, meta_latent: int, latents: list[int] | None
 ) -> SAE[Any]:
     """The same with the part subtracted from its rows."""
-    other = copy.deepcopy(sae)
+    other: Any = copy.deepcopy(sae)
     coefficients = found.coefficients.to_dense()[:, meta_latent].clone()
     if latents is not None:
         others = torch.ones(D_SAE, dtype=torch.bool)
@@ -130,8 +130,8 @@ def test_with_the_error_term_only_the_part_is_missing(
 
     wanted = model.run_with_hooks(TOKENS, fwd_hooks=[(HOOK, put)])
     with without_part(sae, found, meta_latent):
-        # the second run: the first one's clean-up must not have taken it away
         model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
+        # the first run's clean-up must not have taken it away
         logits = model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)
     assert torch.allclose(logits, wanted, atol=1e-4)
     plain = model.run_with_saes(TOKENS, saes=[sae], use_error_term=True)

@@ -112,11 +112,17 @@ def _stability_record(stability: Stability | None) -> dict[str, Any] | None:
         name: [round(value, DIGITS) for value in getattr(stability, name).tolist()]
         for name in ("cosine", "null")
     }
-    return asdict(stability) | lists
+    return {
+        "seed": stability.seed,
+        "explained_variance": stability.explained_variance,
+        **lists,
+    }
 
 
 def _stability(record: dict[str, Any]) -> Stability:
-    lists: dict[str, Any] = {
-        name: torch.tensor(record[name]) for name in ("cosine", "null")
-    }
-    return Stability(**(record | lists))
+    return Stability(
+        cosine=torch.tensor(record["cosine"]),
+        null=torch.tensor(record["null"]),
+        explained_variance=record["explained_variance"],
+        seed=record["seed"],
+    )

@@ -10,9 +10,10 @@ ORIGIN = {"joint": "trained with the SAE", "fitted": "fitted to the SAE"}
 
 def decomposition_table(found: Decomposition, name: str) -> Table:
     """What is explained, beside the nulls; what comes back, beside its own."""
-    table = Table(title=f"{name}: what its {found.d_sae:,} latents are made of")
-    table.add_column("")
+    table = Table()
+    table.add_column(name)
     table.add_column("", justify="right")
+    table.add_row("latents", f"{found.d_sae:,}")
     table.add_row(f"meta latents, {ORIGIN[found.origin]}", f"{found.n_meta:,}")
     table.add_row("meta latents that a row is made of", f"{found.parts_per_row:.2f}")
     unused = int((found.use == 0).sum())
