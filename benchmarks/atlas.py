@@ -9,6 +9,7 @@ less to compress than text has. Needs chromium and chromedriver.
 """
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from sae_lens_meta.measures.top_contexts import Peak
 
 D_IN, N_TOKENS, N_WORDS, WIDTH, PEAK = 64, 1_000_000, 40_000, 21, 12
 WORDS_OF_A_LATENT, ACTIVE = 60, 4
+DRIVER = shutil.which("chromedriver")
 
 
 class Tokenizer:
@@ -135,7 +137,8 @@ def opened(path: Path, states: list[str]) -> dict[str, float]:
         for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
             options.add_argument(argument)
         options.page_load_strategy = "none"
-        driver = webdriver.Chrome(options)
+        options.binary_location = shutil.which("chromium") or ""
+        driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
         driver.get("about:blank")
         begin = time.perf_counter()
         driver.get(path.as_uri() + state)
@@ -145,7 +148,7 @@ def opened(path: Path, states: list[str]) -> dict[str, float]:
         taken[state] = time.perf_counter() - begin
         while driver.execute_script("return document.readyState") != "complete":
             time.sleep(0.01)
-        taken[f"{state} read to its end"] = time.perf_counter() - begin
+        taken[f"{state}, to its end"] = time.perf_counter() - begin
         driver.quit()
     return taken
 
@@ -168,7 +171,7 @@ def main() -> None:
         for state, seconds in opened(
             path, ["", f"#/latent/{last}", "#/search?q=tea"]
         ).items():
-            print(f"{state or '#/'}: {seconds:.2f} s")
+            print(f"opened at {state or '#/'}: {seconds:.2f} s")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_firing_histograms_and_partners_are_counted(
         counts, _ = np.histogram(np.log10(values.astype(np.float64)), bins=LOG_EDGES)
         assert np.array_equal(observed.histogram[latent], counts)
     with np.errstate(invalid="ignore"):
-        phi: Any = np.corrcoef((flat > 0).T)
+        phi = np.asarray(np.corrcoef((flat > 0).T))
     np.fill_diagonal(phi, -np.inf)
     assert np.nanargmax(phi[10]) == 20 == observed.partners.latents[10, 0]
     assert observed.partners.phi[10, 0] == pytest.approx(phi[10, 20], abs=1e-6)
@@ -168,7 +168,10 @@ def by_hand(tokens: np.ndarray, codes: np.ndarray) -> tuple[Counter[str], Any]:
     for prompt, acts in zip(tokens.tolist(), codes, strict=True):
         words: list[tuple[str, Any]] = []
         for token, of_token in zip(prompt, acts, strict=True):
-            piece, fires = tokenizer.pieces[token], set(np.nonzero(of_token)[0])
+            piece, fires = (
+                tokenizer.pieces[token],
+                set(np.nonzero(of_token)[0].tolist()),
+            )
             if piece == "stein" and words and words[-1][0][-1].isalnum():
                 words[-1] = (words[-1][0] + piece, words[-1][1] | fires)
             else:
@@ -314,8 +317,7 @@ def test_only_directions_of_the_stream_reach_the_logits_as_they_are() -> None:
 def kept_near(places: np.ndarray, rows: torch.Tensor, n: int = 5) -> float:
     """Which share of the nearest by direction are among the nearest on the map."""
     _, near = nearest_rows(rows, rows, n, "rows")
-    at = torch.from_numpy(places)
-    distances = torch.cdist(at, at)
+    distances = torch.cdist(torch.from_numpy(places), torch.from_numpy(places))
     distances.fill_diagonal_(torch.inf)
     on_map = distances.topk(n, largest=False).indices
     same = (near[:, :, None] == on_map[:, None]).any(dim=2)

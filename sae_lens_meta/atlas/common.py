@@ -1,6 +1,7 @@
 """What the contexts of latents have in common that are made of one meta latent."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -37,11 +38,11 @@ def common_words(shares: csr_array, words: Words, n: int) -> list[Common | None]
         words: that latents fire on.
         n: words of each.
     """
-    d_sae, n_meta = map(int, shares.shape)
+    (d_sae, n_meta), n_words = _shape(shares), len(words.texts)
     fires = words.fired > 0
     per_latent = csr_array(
         (words.together / words.fired[words.latent], (words.latent, words.word)),
-        shape=(d_sae, len(words.texts)),
+        shape=(d_sae, n_words),
     )
     everyones = np.asarray(per_latent.sum(axis=0)).ravel() / max(fires.sum(), 1)
     weights = csr_array(shares.maximum(0).T)
@@ -60,3 +61,8 @@ def _common(own: np.ndarray, everyones: np.ndarray, n: int) -> Common:
     order = np.argsort(-more, kind="stable")[:n]
     order = order[more[order] > 0]
     return Common(order, own[order], everyones[order])
+
+
+def _shape(matrix: csr_array) -> tuple[int, int]:
+    shape: Any = matrix.shape  # which scipy's types allow to be of one dimension
+    return shape

@@ -144,7 +144,7 @@ class MetaEntries:
     def __init__(self, contents: Contents, vocabulary: Vocabulary):
         self.contents, self.vocabulary = contents, vocabulary
         shares = contents.shares
-        self.by_meta = csc_array(shares)
+        self.by_meta: Any = csc_array(shares)
         self.use = contents.decomposition.use.numpy()
         total = np.asarray(shares.sum(axis=0)).ravel()
         self.share = total / np.maximum(self.use, 1)
@@ -158,7 +158,7 @@ class MetaEntries:
         contents = self.contents
         start, end = self.by_meta.indptr[meta : meta + 2]
         shares = self.by_meta.data[start:end]
-        order = np.argsort(np.negative(shares), kind="stable")[:N_ROWS]
+        order = np.argsort(-shares, kind="stable")[:N_ROWS]
         latents = self.by_meta.indices[start:end][order]
         entry: dict[str, Any] = {
             "used": int(self.use[meta]),
