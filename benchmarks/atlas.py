@@ -164,7 +164,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         path = (args.output or Path(folder) / "atlas.html").resolve()
         begin = time.perf_counter()
-        write_atlas("drawn at random", made, Facts("Drawn."), path, tokenizer)
+        write_atlas("drawn at random", made, Facts("Drawn.", "0" * 64), path, tokenizer)
         print(f"written in {time.perf_counter() - begin:.0f} s")
         print(f"{path.stat().st_size / 1e6:.1f} MB")
         last = args.latents - 1

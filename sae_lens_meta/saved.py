@@ -317,8 +317,17 @@ def _damaged(path: Path, error: SafetensorError) -> ValueError:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The ends of different `paths`, as long as it takes to tell them apart."""
+    """
+    The ends of `paths`, as long as it takes to tell them apart.
+
+    Raises:
+        ValueError: if a path stands twice, however it is spelled.
+    """
     parts = [path.resolve().parts[1:] for path in paths]
+    if repeated := {"/".join(p) for p in parts if parts.count(p) > 1}:
+        raise ValueError(
+            f"Given more than once: {', '.join(sorted(repeated))}. Leave out all but one."
+        )
     length = 1
     while len({p[-length:] for p in parts}) < len(parts):
         length += 1

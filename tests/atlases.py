@@ -110,8 +110,11 @@ def its_contents(
     return contents_of(its_parts(sae), observed, unembedding)
 
 
-def write(contents: Contents, path: Path, name: str = "an SAE") -> None:
-    facts = Facts(f"What {name} is made of.", ["A note."], [["model", "a model"]])
+def write(
+    contents: Contents, path: Path, name: str = "an SAE", sha256: str = "0" * 64
+) -> None:
+    lead = f"What {name} is made of."
+    facts = Facts(lead, sha256, ["A note."], [["model", "a model"]])
     write_atlas(name, contents, facts, path, Tokenizer())
 
 

@@ -78,6 +78,8 @@ def test_options_are_groups_of_seeds_and_saes_that_stand_alone() -> None:
     assert given.config.labels == ("spans", "token_class")
     with pytest.raises(ValueError, match="a group has the name of an SAE"):
         parse(Probe, "probe", ["runs/x", "--sae", "x=c"]).groups()
+    with pytest.raises(ValueError, match="Given more than once: .*runs/x. Leave out"):
+        parse(Probe, "probe", ["runs/x", "runs/../runs/x"]).groups()
 
 
 @pytest.mark.slow
@@ -157,7 +159,7 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(
     refused(
         "fish: the hierarchy names labels that never hold", solo, "--hierarchy", never
     )
-    refused("given more than once", solo, solo)
+    refused("Given more than once", solo, solo)
     refused("There is no SAE to probe", "--seed", "1")
     refused("No label holds on 5000 tokens", solo, "--min_tokens", "5000")
 

@@ -20,6 +20,8 @@ from sae_lens_meta.measures.histograms import Histogram
 from sae_lens_meta.measures.pair_map import N_COLUMNS, N_ROWS, KeptPairs, PairMap
 from sae_lens_meta.report import write_report
 from sae_lens_meta.statistics.intervals import mean_interval
+from tests.atlases import Tokenizer, an_sae, its_contents
+from tests.atlases import write as write_atlas_page
 from tests.comparisons import compared, comparison
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -110,12 +112,12 @@ def sized(browser: Any, size: tuple[int, int], scheme: str = "light") -> None:
 @pytest.fixture(scope="module")
 def report(made: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
+    contents = its_contents(an_sae(), Tokenizer(), with_text=False)
     for name, sae in (
         ("its atlas.html", made.saes[0].weights_sha256),
         ("b.html", "0" * 64),
     ):
-        page = f'<!doctype html>\n<meta name="weights-sha256" content="{sae}">'
-        (path.parent / name).write_text(page)
+        write_atlas_page(contents, path.parent / name, sha256=sae)
     write_report(made, path)
     return path
 
@@ -495,6 +497,9 @@ def test_latents_link_into_an_atlas_where_there_is_one(page: Any, report: Path) 
     first.find_element(By.TAG_NAME, "summary").click()
     page.implicitly_wait(2)
     assert hrefs(page, ".candidate a") == [f"{atlas}#/latent/0"]
+    page.get(f"{atlas}#/latent/0")
+    page.implicitly_wait(5)
+    assert page.find_element(By.CSS_SELECTOR, "#content h1").text == "Latent 0"
 
 
 def test_a_comparison_without_pairs_or_atlas_has_neither_section_nor_link(

@@ -216,14 +216,14 @@ def test_it_acts_in_a_bridge_as_on_the_models_own_weights(smollm2: Path) -> None
     found = decomposition(RELEASE)
     tokens = bridge.tokenizer("She put the cup on", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        plain = bridge(tokens)
-        _, cache = bridge.run_with_cache(tokens)
-        x = cache[sae.cfg.metadata.hook_name]
+        hook, read = "blocks.11.hook_out", []  # by the name that the bridge gives it
+        keep = [(hook, lambda x, hook: read.append(x))]  # noqa: ARG005
+        plain = bridge.run_with_hooks(tokens, fwd_hooks=keep)
+        x = read[0]
         acts = sae.encode(x)
         column = found.coefficients.to_dense()[:, META_LATENT]
         amounts = acts @ (column * sae.W_dec.norm(dim=1)) * sae.ln_std[..., 0]
         changed = x - amounts[..., None] * found.directions[META_LATENT]
-        hook = sae.cfg.metadata.hook_name
         wanted = bridge.run_with_hooks(
             tokens,
             fwd_hooks=[(hook, lambda _x, hook: changed)],  # noqa: ARG005

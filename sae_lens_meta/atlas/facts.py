@@ -14,11 +14,13 @@ class Facts:
     """
     Attributes:
         lead: what the decoder is made of, in a few sentences.
+        weights_sha256: of the SAE's weights, by which reports know whose atlas it is.
         notes: what the reader must know.
         made_with: name and value, of everything that it depends on.
     """
 
     lead: str
+    weights_sha256: str
     notes: list[str] = field(default_factory=list)
     made_with: list[list[str]] = field(default_factory=list)
 
@@ -36,7 +38,7 @@ def facts_of(
         measured_on: the text that was read; None where none was.
         n_tokens: that were read of it.
     """
-    facts = Facts(_lead(found), [_stability(found)])
+    facts = Facts(_lead(found), saved.weights_sha256, [_stability(found)])
     facts.made_with = [
         ["model", measured_on.model if measured_on else _recorded(saved)],
         ["hook", saved.reading.hook or "not recorded"],

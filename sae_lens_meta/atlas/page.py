@@ -59,7 +59,7 @@ def write_atlas(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(_head(name, core))
+        file.write(_head(name, facts.weights_sha256, core))
         file.write(script("vocabulary", [texts[token] for token in vocabulary.tokens]))
         if contents.observed is not None:
             file.write(script("words", word_index(contents.observed.words)))
@@ -78,7 +78,7 @@ def _write_blocks(file: TextIO, kind: str, entries: Any, n: int, size: int) -> N
         file.write(script(f"{kind}-{first // size}", block))
 
 
-def _head(name: str, core: dict[str, Any]) -> str:
+def _head(name: str, weights_sha256: str, core: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("sae_lens_meta.atlas", "page"),
         autoescape=True,
@@ -91,6 +91,7 @@ def _head(name: str, core: dict[str, Any]) -> str:
     return (
         environment.get_template("atlas.html.jinja").render(
             name=name,
+            weights_sha256=weights_sha256,
             version=__version__,
             made=datetime.now(timezone.utc).date().isoformat(),
             styles=[read("vendor/uPlot.min.css"), read("page/atlas.css")],

@@ -57,9 +57,6 @@ def named_entries(groups: dict[str, list[Path]], baseline: str) -> list[Entry]:
         if not paths:
             raise ValueError(f"There is no {name} SAE to compare. Give at least one.")
     given = [(group, path) for group, paths in groups.items() for path in paths]
-    parts = [path.resolve().parts[1:] for _, path in given]
-    if repeated := {"/".join(p) for p in parts if parts.count(p) > 1}:
-        raise ValueError(f"Given more than once: {', '.join(sorted(repeated))}.")
     names = short_names([path for _, path in given])
     return [
         Entry(f"sae_{i}", name, path, group)

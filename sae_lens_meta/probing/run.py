@@ -147,10 +147,8 @@ def _members(groups: Mapping[str, Sequence[str]]) -> list[Member]:
         )
     if CONTROL in groups:
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
-    folders = [sae_folder(path) for _, path in given]
-    if len({folder.resolve() for folder in folders}) < len(folders):
-        raise ValueError("An SAE is given more than once. Leave out all but one.")
     names = short_names([Path(path) for _, path in given])
+    folders = [sae_folder(path) for _, path in given]
     members = [
         Member(name, group, SavedSAE.read(folder))
         for name, (group, _), folder in zip(names, given, folders, strict=True)

@@ -186,7 +186,7 @@ def _downloaded(repo: str, name: str, commit: str | None, cache: str) -> Path:
 
 def _tag(api: HfApi, repo: str, commit: str) -> str:
     """The tag of `commit`: the one it has, or the next number."""
-    while True:
+    for _ in range(ATTEMPTS):
         tags = api.list_repo_refs(repo).tags
         for tag in tags:
             if tag.target_commit == commit:
@@ -195,6 +195,7 @@ def _tag(api: HfApi, repo: str, commit: str) -> str:
         name = f"v{max(numbers, default=0) + 1}"
         # one that somebody else has just set shows in the next round
         api.create_tag(repo, tag=name, revision=commit, exist_ok=True)
+    raise RuntimeError(f"{repo} shows no tag of {commit}, though {ATTEMPTS} were set.")
 
 
 def _patiently(call: Callable[[], T]) -> T:
