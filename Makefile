@@ -6,6 +6,8 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs buil
 # pinned and first: a looser request by another package may pull a second, larger build
 TORCH ?= torch==2.13.0
 EXTRAS := demo,dev
+# A file of tests stays in one process. One thread each: threads of two processes wait for each other.
+PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(<D)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PRECIOUS: .venv-3.%/ready
 .PHONY: demo test test-fast test-lowest check docs clean
@@ -14,18 +16,18 @@ demo: .venv/ready
 	$(BIN)/sae-lens-meta demo $(ARGS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 # with the lowest versions that pyproject.toml allows
 test-lowest: .venv-lowest/ready
-	.venv-lowest/bin/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 # with another Python, for instance `make test-3.10 PYTHON=python3.10`
 test-3.%: .venv-3.%/ready
-	.venv-3.$*/bin/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -2,50 +2,108 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from sae_lens import ActivationsStore
 from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.activations.stream import stream_activations
+from sae_lens_meta.destination import write_whole
 
 SHARD_TOKENS = 131_072
 SHARDS_MIXED = 4  # whose tokens are shuffled together
 INDEX = "cache.json"
 
 
+@dataclass(frozen=True)
+class Part:
+    """
+    One of several parts that are written apart, by processes that share nothing but a folder.
+
+    Attributes:
+        number: from 1.
+        of: how many there are.
+    """
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """
+        A part from `3/8`.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+            raise ValueError(f"--part takes I/N, from 1/N to N/N; got {text!r}.")
+        return cls(int(number), int(of))
+
+    def shards(self, n_tokens: int) -> range:
+        """Which shards it has, of those that hold `n_tokens`."""
+        n = ceil(n_tokens / SHARD_TOKENS)
+        return range(n * (self.number - 1) // self.of, n * self.number // self.of)
+
+
+WHOLE = Part(1, 1)
+
+
 def fill_cache(
-    folder: Path, store: ActivationsStore, n_tokens: int, made_of: dict[str, Any]
-) -> None:
+    folder: Path,
+    store: ActivationsStore,
+    n_tokens: int,
+    made_of: dict[str, Any],
+    part: Part = WHOLE,
+) -> bool:
     """
     Writes the activations of the next `n_tokens` tokens of `store`, in bfloat16.
 
     What is written is whole shards of 131,072 tokens, the last of which may be shorter; a
-    call that was killed goes on after the last one that is complete.
+    call that was killed goes on after the last one that is complete. The shards are the same, whether one
+    call writes all of them or several write parts: each reads the tokens of the others, and runs the model
+    on its own.
 
     Args:
         folder: that receives the shards.
         store: from the start of its text.
         n_tokens: to write, as far as the text goes.
         made_of: what the activations depend on: model, hook, text and the like.
+        part: that this call writes.
+
+    Returns:
+        Whether all parts are there now.
 
     Raises:
-        ValueError: if the folder holds activations of something else.
+        ValueError: if the folder holds activations of something else, or later parts and not this
+            one, of which another call may be at work.
     """
     claim_cache(folder, made_of)
-    done = _shards(folder)
-    if done and _n_tokens(done[-1]) < SHARD_TOKENS:
-        done.pop().unlink()
-    n_done = len(done) * SHARD_TOKENS
+    n_all = n_tokens
+    missing = _missing(folder, part, n_all)
+    if not missing:
+        return not _missing(folder, WHOLE, n_all)
+    shard, end = missing[0], missing[-1] + 1
+    if len(missing) < end - shard:
+        raise ValueError(
+            f"{folder} has later shards of {SHARD_TOKENS:,} tokens than shard {shard}, which is "
+            "missing: parts of it are still being written, or were killed. Run each of these "
+            "parts to its end first."
+        )
+    n_done, n_tokens = shard * SHARD_TOKENS, min(n_tokens, end * SHARD_TOKENS)
     # the model is run again for a batch of which only the first tokens were written
     n_read = store.store_batch_size_prompts * store.context_size
     n_skipped = n_done // n_read * n_read
     gathered: list[torch.Tensor] = []
-    n_gathered, shard = 0, len(done)
+    n_gathered = 0
     for batch in stream_activations(store, n_tokens, n_skipped):
         rows = batch.activations.flatten(0, 1).to("cpu", torch.bfloat16)
         gathered.append(rows[max(0, n_done - n_skipped) :])
@@ -53,11 +111,13 @@ def fill_cache(
         n_gathered += len(gathered[-1])
         while n_gathered >= SHARD_TOKENS:
             rows = torch.cat(gathered)
-            _write(folder / f"{shard:05d}.safetensors", rows[:SHARD_TOKENS])
+            _write(_shard(folder, shard), rows[:SHARD_TOKENS])
             gathered, shard = [rows[SHARD_TOKENS:].clone()], shard + 1
             n_gathered = len(gathered[0])
     if n_gathered:
-        _write(folder / f"{shard:05d}.safetensors", torch.cat(gathered))
+        _write(_shard(folder, shard), torch.cat(gathered))
+    # of a text that ends early, nobody but who has read all of it knows that this is all
+    return part == WHOLE or not _missing(folder, WHOLE, n_all)
 
 
 class CachedActivations:
@@ -158,12 +218,10 @@ def claim_cache(folder: Path, made_of: dict[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
-    if not index.is_file():
-        unfinished = index.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(made_of))
-        unfinished.rename(index)  # whoever reads it reads it whole
-        return
-    found = json.loads(index.read_text())
+    with FileLock(index.with_suffix(".lock")):  # of parts that begin at once
+        if not index.is_file():
+            write_whole(index, json.dumps(made_of))
+        found = json.loads(index.read_text())
     if found != made_of:
         differ = [key for key in found | made_of if found.get(key) != made_of.get(key)]
         raise ValueError(
@@ -174,6 +232,24 @@ def claim_cache(folder: Path, made_of: dict[str, Any]) -> None:
 
 def _told(made_of: dict[str, Any], keys: list[str]) -> str:
     return ", ".join(f"{key} {made_of.get(key, 'not recorded')}" for key in keys)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.safetensors"
+
+
+def _missing(folder: Path, part: Part, n_tokens: int) -> list[int]:
+    """Shards of a part that are not there, or shorter than they are to be."""
+    lengths = {
+        shard: min(SHARD_TOKENS, n_tokens - shard * SHARD_TOKENS)
+        for shard in part.shards(n_tokens)
+    }
+    return [
+        shard
+        for shard, length in lengths.items()
+        if not _shard(folder, shard).is_file()
+        or _n_tokens(_shard(folder, shard)) != length
+    ]
 
 
 def _shards(folder: Path) -> list[Path]:

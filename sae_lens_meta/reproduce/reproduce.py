@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from datasets.exceptions import DatasetsError
+from filelock import FileLock
 from huggingface_hub.errors import HFValidationError
 from rich.console import Console
 
 from sae_lens_meta.activations.text import PYDOC, load_text, text_identity
-from sae_lens_meta.destination import check_same, held, write_whole
+from sae_lens_meta.destination import check_same, check_writable, held, write_whole
 from sae_lens_meta.reproduce.needs import (
     Machine,
     check_needs,
@@ -25,6 +26,7 @@ from sae_lens_meta.reproduce.needs import (
     needs_table,
     peak_memory_gb,
 )
+from sae_lens_meta.reproduce.pieces import check_piece, run_piece
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
@@ -51,6 +53,9 @@ class ReproduceConfig:
         judge_model (str | None): Its name there.
         repo (str | None): Repository on the Hub to publish to; by default the last stage
             prepares the files and uploads nothing.
+        only (str | None): SAE to train by itself, for instance joint_42, while other processes or
+            machines train the others into the same folder.
+        part (str | None): With --stage cache, the part of the activations to read, for instance 3/8.
     """
 
     output: Path | None = None
@@ -62,6 +67,8 @@ class ReproduceConfig:
     judge_url: str | None = None
     judge_model: str | None = None
     repo: str | None = None
+    only: str | None = None
+    part: str | None = None
 
 
 def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Figures]:
@@ -96,8 +103,26 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
             f"The recipe of {run.recipe.release!r} has no stage {unknown[0]!r}. It has: "
             f"{', '.join(known)}."
         )
+    if cfg.only is not None or cfg.part is not None:
+        return _run_piece(run, cfg, console)
     with held(run.folder):
         return _run_stages(run, cfg, known, console)
+
+
+def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Figures]:
+    stage = check_piece(run, cfg.stage, cfg.only, cfg.part)
+    check_writable(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder / ".plan.lock"):  # of pieces that begin at once
+        state = _claimed(run.folder, run.recipe, cfg.rehearse)
+        if "groups" not in state.plan:
+            groups = _planned(run, 1, None, {stage}, console)
+            state.plan["groups"] = groups
+            _claim_text(run, state)
+            state.save()
+        _claim_text(run, state)
+    run.groups = state.plan["groups"]
+    return {stage: run_piece(run, stage, cfg.only, cfg.part, console)}
 
 
 def _run_stages(

@@ -16,7 +16,9 @@ from transformer_lens.HookedTransformer import HookedRootModule
 from sae_lens_meta.activations.cache import (
     SHARD_TOKENS,
     SHARDS_MIXED,
+    WHOLE,
     CachedActivations,
+    Part,
     claim_cache,
     fill_cache,
 )
@@ -28,6 +30,8 @@ from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.reproduce.rehearsal import random_model
 from sae_lens_meta.reproduce.trained_on import text_metadata, text_store
 from sae_lens_meta.reproduce.training import Store
+
+FINISHED = "finished"  # in a folder of activations
 
 
 @dataclass
@@ -70,6 +74,11 @@ class Run:
     def model_name(self) -> str:
         """What the SAEs record as their model."""
         return self.recipe.model if self.is_rehearsal else model_path(self.recipe.model)
+
+    @property
+    def has_activations(self) -> bool:
+        """Whether everything that trainings read is on disk."""
+        return (self.folder / "activations" / "train" / FINISHED).is_file()
 
     @property
     def context_size(self) -> int:
@@ -166,9 +175,40 @@ class Run:
         Raises:
             ValueError: if the text is too short.
         """
-        batch = self.recipe.training.train_batch_size_tokens
         folder = self.folder / "activations" / name
-        made_of = {
+        claim_cache(folder, self._made_of(n_tokens))
+        if not (folder / FINISHED).is_file():
+            self.fill(name, n_tokens, first)
+        batch = self.recipe.training.train_batch_size_tokens
+        cached = CachedActivations(folder, self.recipe.hook, batch, seed)
+        if cached.n_in_batches < n_tokens:
+            raise ValueError(
+                f"The text for {name!r} ended after {cached.n_tokens:,} tokens; {n_tokens:,} are "
+                "needed. Give more text, hold out other numbers of documents, or lower the "
+                f"recipe's tokens, and delete {folder}."
+            )
+        return cached
+
+    def fill(
+        self, name: str, n_tokens: int, first: int | None, part: Part = WHOLE
+    ) -> None:
+        """
+        Writes the activations that `cached` reads, or a part of them.
+
+        Raises:
+            ValueError: as `fill_cache`.
+        """
+        batch = self.recipe.training.train_batch_size_tokens
+        text = self.training_text() if first is None else self.held_out(first)
+        # what fills no batch is left out, of every few shards that are mixed
+        n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
+        folder, made_of = self.folder / "activations" / name, self._made_of(n_tokens)
+        if fill_cache(folder, self.store(text), n_tokens + n_spare, made_of, part):
+            (folder / FINISHED).touch()
+
+    def _made_of(self, n_tokens: int) -> dict[str, Any]:
+        """What activations on disk depend on."""
+        return {
             "model": self.recipe.model,
             "hook": self.recipe.hook,
             "text_sha256": text_identity(self.recipe.dataset).sha256,
@@ -179,22 +219,6 @@ class Run:
             "model_kwargs": self.recipe.training.model_from_pretrained_kwargs,
             "n_tokens": n_tokens,
         }
-        claim_cache(folder, made_of)
-        finished = folder / "finished"
-        if not finished.is_file():
-            text = self.training_text() if first is None else self.held_out(first)
-            # what fills no batch is left out, of every few shards that are mixed
-            n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
-            fill_cache(folder, self.store(text), n_tokens + n_spare, made_of)
-            finished.touch()
-        cached = CachedActivations(folder, self.recipe.hook, batch, seed)
-        if cached.n_in_batches < n_tokens:
-            raise ValueError(
-                f"The text for {name!r} ended after {cached.n_tokens:,} tokens; {n_tokens:,} are "
-                "needed. Give more text, hold out other numbers of documents, or lower the "
-                f"recipe's tokens, and delete {folder}."
-            )
-        return cached
 
     def selection(self) -> Iterator[torch.Tensor]:
         """Batches of activations that thresholds and equal L2 are taken on, as in training."""

@@ -21,7 +21,7 @@ from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.comparison.run import compare
-from sae_lens_meta.destination import write_whole
+from sae_lens_meta.destination import held, write_whole
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
@@ -62,14 +62,25 @@ def continue_training(run: Run) -> Figures:
 
 
 def _train_until(run: Run, n_tokens: int) -> Figures:
-    figures = {}
-    for i, group in enumerate(run.groups):
-        ended = run.checkpoints / f"{i}_{n_tokens}.json"
+    return {
+        ", ".join(group): train_group(run, i, n_tokens)
+        for i, group in enumerate(run.groups)
+    }
+
+
+def train_group(run: Run, place: int, n_tokens: int) -> Figures:
+    """
+    Trains the SAEs of `run.groups[place]` up to `n_tokens`, unless that has ended.
+
+    Raises:
+        ValueError: if another process is at it.
+    """
+    ended = run.checkpoints / f"{place}_{n_tokens}.json"
+    with held(run.checkpoints / str(place)):
         if not ended.is_file():
-            found = asdict(_train_group(run, i, n_tokens))
+            found = asdict(_train_group(run, place, n_tokens))
             write_whole(ended, json.dumps(found))
-        figures[", ".join(group)] = json.loads(ended.read_text())
-    return figures
+    return json.loads(ended.read_text())
 
 
 def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:

@@ -1,0 +1,79 @@
+"""One piece of a recipe by itself, for machines that share nothing but the run's folder."""
+
+from rich.console import Console
+
+from sae_lens_meta.activations.cache import Part
+from sae_lens_meta.destination import held
+from sae_lens_meta.reproduce.run import Run
+from sae_lens_meta.reproduce.stages import Figures, train_group
+
+
+def check_piece(run: Run, stages: list[str], only: str | None, part: str | None) -> str:
+    """
+    The stage that a piece is of.
+
+    Args:
+        run: with its recipe.
+        stages: asked for.
+        only: the SAE to train.
+        part: of the activations, such as `3/8`.
+
+    Raises:
+        ValueError: if there is no such piece.
+    """
+    if only is not None and part is not None:
+        raise ValueError("--only trains an SAE, --part reads activations. Give one.")
+    if part is not None:
+        Part.parse(part)
+        if stages != ["cache"]:
+            raise ValueError("--part is of the activations: give --stage cache too.")
+        if not run.recipe.cache_activations:
+            raise ValueError(
+                "--part: this recipe keeps no activations (cache_activations: false)."
+            )
+        return "cache"
+    if only not in run.recipe.saes():
+        raise ValueError(
+            f"The recipe trains no SAE {only!r}. It trains {', '.join(run.recipe.saes())}."
+        )
+    stage = "".join(stages) or "train"
+    if stage not in ("train", "continue"):
+        raise ValueError(f"--only goes with --stage train or continue; got {stage}.")
+    return stage
+
+
+def run_piece(
+    run: Run, stage: str, only: str | None, part: str | None, console: Console
+) -> Figures:
+    """
+    Reads one part of the activations, or trains one SAE, and writes what no other piece writes.
+
+    Raises:
+        ValueError: if another process is at this piece, the activations are not complete, or the run
+            trains several SAEs in one pass.
+        Interrupted: if a signal stopped a training; the same call goes on.
+    """
+    if part is not None:
+        which = Part.parse(part)
+        with held(run.folder / "pieces" / f"cache_{which.number}_of_{which.of}"):
+            run.fill("train", run.recipe.n_tokens, None, which)
+        console.print(f"Done: part {part} of the activations, in {run.folder}.")
+        return {}
+    if [only] not in run.groups:
+        raise ValueError(
+            f"The run in {run.folder} trains several SAEs in one pass: "
+            f"{'; '.join(' and '.join(group) for group in run.groups)}. Begin it with a piece, or "
+            "with --together 1."
+        )
+    recipe = run.recipe
+    if recipe.cache_activations and not run.has_activations:
+        raise ValueError(
+            f"The activations in {run.folder} are not complete. Run --stage cache first, or all "
+            "of its parts."
+        )
+    n_tokens = (
+        recipe.n_tokens if stage == "continue" else recipe.training.training_tokens
+    )
+    figures = train_group(run, run.groups.index([only]), n_tokens)
+    console.print(f"Done: {only}, in {run.saes}.")
+    return figures

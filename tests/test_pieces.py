@@ -1,0 +1,133 @@
+"""A recipe in pieces, each by a process of its own, comes to what one process comes to."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from sae_lens_meta.activations import cache
+from sae_lens_meta.destination import held
+from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.reproduce.training import newest_checkpoint
+from tests.test_reproduce import plain_recipe, written
+from tests.tiny_llama import save_tiny_llama
+
+SHARD = 1024
+SAES = ("joint_1", "solo_1", "joint_2", "solo_2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def recipe(model: Path, tmp_path: Path) -> Path:
+    return written(tmp_path, plain_recipe(model))
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD_TOKENS", SHARD)
+    monkeypatch.setattr("sae_lens_meta.reproduce.run.SHARD_TOKENS", SHARD)
+
+
+def run(recipe: Path, folder: Path, **asked: Any) -> dict[str, Any]:
+    cfg = ReproduceConfig(output=folder, **asked)
+    return reproduce(str(recipe), cfg, Console(quiet=True))
+
+
+def all_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.relative_to(folder)}/{name}": tensor
+        for path in sorted((folder / "saes").rglob("sae_weights.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def test_pieces_give_the_weights_of_one_process(recipe: Path, tmp_path: Path) -> None:
+    stages = ["cache", "train", "equal_l2", "calibrate"]
+    run(recipe, tmp_path / "one", stage=stages)
+    for part in ("2/3", "3/3", "1/3"):
+        run(recipe, tmp_path / "pieces", stage=["cache"], part=part)
+    for name in reversed(SAES):
+        run(recipe, tmp_path / "pieces", only=name)
+    run(recipe, tmp_path / "pieces", stage=stages)
+    one, pieces = (all_weights(tmp_path / name) for name in ("one", "pieces"))
+    assert one.keys() == pieces.keys() and len(one) > 20
+    for name, tensor in one.items():
+        assert torch.equal(tensor, pieces[name]), name
+
+
+def test_a_piece_that_is_none_is_refused_before_anything_is_written(
+    recipe: Path, tmp_path: Path
+) -> None:
+    for asked, message in (
+        ({"only": "joint_9"}, "trains no SAE 'joint_9'. It trains joint_1, solo_1"),
+        ({"only": "joint_1", "part": "1/2"}, "Give one"),
+        ({"part": "1/2"}, "give --stage cache too"),
+        ({"part": "3/2", "stage": ["cache"]}, "got '3/2'"),
+        ({"only": "joint_1", "stage": ["compare"]}, "got compare"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(recipe, tmp_path / "run", **asked)
+        assert not (tmp_path / "run").exists()
+
+
+def test_what_a_piece_needs_and_who_else_is_at_it_is_said(
+    recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="not complete. Run --stage cache first"):
+        run(recipe, folder, only="joint_1")
+    run(recipe, folder, stage=["cache"], part="1/1")
+    with held(folder / "checkpoints" / "2"):
+        with pytest.raises(ValueError, match="is being written by another run"):
+            run(recipe, folder, only="joint_2")
+        run(recipe, folder, only="joint_1")  # of which another one is none the wiser
+    with pytest.raises(ValueError, match="several SAEs in one pass: joint_1 and solo_1"):  # fmt: skip
+        run(recipe, tmp_path / "pairs", stage=["cache"])
+        run(recipe, tmp_path / "pairs", only="joint_1")
+
+
+PIECE = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+recipe, folder, name = sys.argv[1:]
+reproduce(recipe, ReproduceConfig(output=Path(folder), only=name), Console())
+"""
+
+
+@pytest.mark.slow
+def test_pieces_run_at_once_and_a_killed_one_goes_on(
+    recipe: Path, tmp_path: Path
+) -> None:
+    run(recipe, tmp_path / "one", stage=["cache", "train"])
+    folder = tmp_path / "pieces"
+    run(recipe, folder, stage=["cache"], part="1/1")
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-c", PIECE, str(recipe), str(folder), name]
+        return subprocess.Popen(argv)
+
+    killed = start("joint_1")
+    while newest_checkpoint(folder / "checkpoints" / "0") is None:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert [p.wait() for p in [start("joint_1"), start("solo_1")]] == [0, 0]
+    for name in ("joint_2", "solo_2"):
+        run(recipe, folder, only=name)
+    one, pieces = (all_weights(tmp_path / name) for name in ("one", "pieces"))
+    assert one.keys() == pieces.keys()
+    assert all(torch.equal(tensor, pieces[name]) for name, tensor in one.items())
