@@ -30,6 +30,7 @@ HOOK, LAYER = "blocks.11.hook_resid_post", 11
 BUNDLED = bundled_folder() / NAME
 SAE_FOLDERS = (BUNDLED / HOOK, BUNDLED / HOOK / "meta")
 WEIGHTS = "sae_weights.safetensors"
+FEW = ("--tokens", "32768", "--ce_tokens", "1024")
 FIRST_TOKENS = Path(__file__).parent / "golden" / "bundled_first_tokens.json"
 # docs/corpus.md says what it is made of
 CORPUS = Path(os.environ.get("CORPUS", "../shared/data/corpus.jsonl.gz"))
@@ -212,19 +213,19 @@ def test_the_cards_command_measures_what_the_card_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    On the first 65,536 of its tokens, which take two minutes and not twenty.
+    On the first few of its tokens, which take a minute and not twenty.
 
     What all of them give, the card's figures, `python -m tests.test_bundled` holds against them.
     """
     (tmp_path / "corpus.jsonl.gz").symlink_to(CORPUS.resolve())
     monkeypatch.chdir(tmp_path)
-    found = measured_by_the_cards_command("--tokens", "65536")
+    found = measured_by_the_cards_command(*FEW)
     assert found["source"]["overridden"] == found["source"]["warnings"] == []
     assert found["source"]["hook"] == f"model.layers.{LAYER}"
     assert found["source"]["seen"] == "held out"
     assert_close(found, json.loads(FIRST_TOKENS.read_text()))
     of_all = measured()["evaluation"]
-    for name, share in (("normalized_l2", 0.02), ("explained_variance", 0.01)):
+    for name, share in (("normalized_l2", 0.05), ("explained_variance", 0.01)):
         wanted = of_all["reconstruction"][name]
         assert found["reconstruction"][name] == pytest.approx(wanted, rel=share)
     wanted, found = of_all["decoder"], found["decoder"]
@@ -245,7 +246,7 @@ if __name__ == "__main__":
     # that are fitted to the decoder, which would take most of the time, are not among it.
     quick = partial(evaluate_module.summarize_decoder, meta_steps=20)
     evaluate_module.summarize_decoder = quick
-    assert_close(measured_by_the_cards_command("--overwrite"), measured()["evaluation"])
-    first = measured_by_the_cards_command("--overwrite", "--tokens", "65536")
+    first = measured_by_the_cards_command("--overwrite", *FEW)
     parts = {part: first[part] for part in ("reconstruction", "phi")}
     FIRST_TOKENS.write_text(json.dumps(parts, indent=1) + "\n")
+    assert_close(measured_by_the_cards_command("--overwrite"), measured()["evaluation"])

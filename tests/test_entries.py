@@ -9,6 +9,7 @@ import pytest
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
 from sae_lens_meta.activations.comparable import _MUST_AGREE, check_comparable
+from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.members import named_entries, variants
 from sae_lens_meta.comparison.progress import claim, discard, fingerprint
 from sae_lens_meta.saved import Reading, SavedSAE
@@ -180,3 +181,11 @@ def test_groups_of_any_name_are_held_against_a_baseline() -> None:
     }
     names = list(variants(entries, saes, {"plain"}).values())
     assert names == ["plain", "plain", "matryoshka, k 4", "matryoshka, k 8"]
+
+
+def test_the_baseline_comes_first_and_its_control_next() -> None:
+    groups = {name: [Path(name)] for name in ("joint", "control", "plain", "other")}
+    cfg = CompareConfig(groups=groups, baseline="plain", control="control")
+    assert list(cfg.groups) == ["plain", "control", "joint", "other"]
+    without = CompareConfig(groups={"joint": [], "solo": []})
+    assert list(without.groups) == ["solo", "joint"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -349,8 +350,12 @@ def test_wandb_receives_losses_and_metrics_under_their_own_names(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     logger = LoggingConfig(wandb_log_frequency=4, eval_every_n_wandb_logs=2)
-    cfg = runner_config(smollm2, tmp_path / "out", logger=logger)
-    LanguageModelSAETrainingRunner(cfg, override_dataset=text).run()
+    # W&B takes 128 characters for a name that SAELens puts the model's path into
+    with TemporaryDirectory() as short:
+        model = Path(short) / "model"
+        model.symlink_to(smollm2)
+        cfg = runner_config(model, tmp_path / "out", logger=logger)
+        LanguageModelSAETrainingRunner(cfg, override_dataset=text).run()
 
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     history = read_wandb_history(path)

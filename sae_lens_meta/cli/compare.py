@@ -45,15 +45,14 @@ class Compare:
     source: SourceConfig = field(default_factory=SourceConfig)
 
     def groups(self) -> dict[str, list[Path]]:
-        """Folders by group, the baseline first and its control next, as figures are shown."""
+        """Folders by group."""
         named = named_groups(self.sae)
         found = {name: list(map(Path, paths)) for name, paths in named.items()}
         shorthands = {SOLO: self.solo, EQUAL_L2: self.solo_equal_l2, JOINT: self.joint}
         for name, given in shorthands.items():
             if paths := [path for one in given for path in one]:
                 found.setdefault(name, []).extend(paths)
-        first = [name for name in (self.baseline, self.control) if name in found]
-        return {name: found[name] for name in dict.fromkeys([*first, *found])}
+        return found
 
 
 def run(args: list[str]) -> None:

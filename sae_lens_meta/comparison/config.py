@@ -42,7 +42,8 @@ class CompareConfig(Settings):
 
     Args:
         groups: folders of SAEs, by the name of their group: seeds of one setting, or for other
-            groups than the baseline and its control, of several settings.
+            groups than the baseline and its control, of several settings. Whatever their order was,
+            the baseline comes first and its control next.
         baseline: the group that the others are held against.
         control: the group that is the baseline brought to the L2 and L0 of the others, which
             tells what worse reconstruction alone does; there need not be one.
@@ -51,3 +52,8 @@ class CompareConfig(Settings):
     groups: dict[str, list[Path]] = field(default_factory=dict)
     baseline: str = SOLO
     control: str | None = EQUAL_L2
+
+    def __post_init__(self) -> None:
+        first = [name for name in (self.baseline, self.control) if name in self.groups]
+        ordered = dict.fromkeys([*first, *self.groups])
+        self.groups = {str(name): self.groups[str(name)] for name in ordered}
