@@ -40,10 +40,50 @@ def _help(name: str) -> str:
     return printed.getvalue().strip()
 
 
+# what Python callers use of each room, beside what the package exports
+ROOMS = {
+    "Measure": (
+        "activations.measured_on.SourceConfig",
+        "measures.evaluate.evaluate",
+        "measures.calibration.calibrate",
+    ),
+    "Compare": (
+        "comparison.config.CompareConfig",
+        "comparison.run.compare",
+        "report.report.write_report",
+    ),
+    "Take apart": (
+        "decomposition.decompose.decomposition",
+        "decomposition.decompose.checked",
+        "decomposition.fit.FitSettings",
+        "decomposition.decomposition.Decomposition",
+        "decomposition.steering.without_part",
+        "decomposition.steering.steered",
+        "atlas.atlas.make_atlas",
+    ),
+    "Hold against what is known": (
+        "probing.config.ProbeConfig",
+        "probing.run.probe",
+        "known_truth.study.StudyConfig",
+        "known_truth.study.run_study",
+    ),
+    "Share": (
+        "publishing.publish.PublishConfig",
+        "publishing.publish.publish",
+        "reproduce.reproduce.ReproduceConfig",
+        "reproduce.reproduce.reproduce",
+    ),
+}
+
+
 def api() -> str:
-    """What the package exports."""
-    paths = [f"sae_lens_meta.{home}.{n}" for n, home in sae_lens_meta._HOMES.items()]
-    return "# Python\n\n" + "".join(f"::: {path}\n\n" for path in paths)
+    """What the package exports, and what callers use of its rooms."""
+    exported = [f"{home}.{name}" for name, home in sae_lens_meta._HOMES.items()]
+    parts = ["# Python\n"]
+    for heading, paths in {"Train and load": exported, **ROOMS}.items():
+        parts.append(f"## {heading}\n")
+        parts += [f"::: sae_lens_meta.{path}\n" for path in paths]
+    return "\n".join(parts)
 
 
 for page, made in {

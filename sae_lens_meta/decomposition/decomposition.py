@@ -249,9 +249,10 @@ def _constant(rows: torch.Tensor, meta_sae: SAE[Any]) -> LowRank:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without torch's warning that compressed sparse tensors are in beta."""
+    """Without what torch tells those who make compressed sparse tensors."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CS[RC] tensor support is in beta")
+        for advice in ("Sparse CS[RC] tensor support", "Sparse invariant checks"):
+            warnings.filterwarnings("ignore", advice)
         yield
 
 
