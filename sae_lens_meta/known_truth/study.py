@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
+import numba
 import psutil
 import torch
 from tqdm.auto import tqdm
@@ -191,8 +193,9 @@ def _missing(study: Study) -> list[Work]:
 
 def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
     if processes == 1:
-        for work in wanted:
-            yield from train(*work)
+        with _one_core():
+            for work in wanted:
+                yield from train(*work)
         return
     # threads of several processes wait for each other: one each, for numba too
     os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -202,5 +205,18 @@ def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
 
 
 def _train(work: Work) -> list[Trained]:
+    with _one_core():
+        return list(train(*work))
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """So small are the products that threads take longer to find each other than to do the work."""
+    before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(1)
-    return list(train(*work))
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])

@@ -59,6 +59,7 @@ def run_piece(
             run.fill("train", run.recipe.n_tokens, None, which)
         console.print(f"Done: part {part} of the activations, in {run.folder}.")
         return {}
+    assert only is not None  # as `check_piece` has seen to
     if [only] not in run.groups:
         raise ValueError(
             f"The run in {run.folder} trains several SAEs in one pass: "
