@@ -105,6 +105,7 @@ def test_reloaded_modules_replace_the_registered_classes() -> None:
     finally:
         SAE_TRAINING_CLASS_REGISTRY["meta"] = (MetaTrainingSAE, MetaTrainingSAEConfig)
         training_sae.MetaTrainingSAE = MetaTrainingSAE
+        training_sae.MetaTrainingSAEConfig = MetaTrainingSAEConfig
         importlib.reload(registration)
 
 

@@ -76,7 +76,7 @@ def train_group(run: Run, place: int, n_tokens: int) -> Figures:
         ValueError: if another process is at it.
     """
     ended = run.checkpoints / f"{place}_{n_tokens}.json"
-    with held(run.checkpoints / str(place)):
+    with held(run.folder / "pieces" / f"train_{place}"):
         if not ended.is_file():
             found = asdict(_train_group(run, place, n_tokens))
             write_whole(ended, json.dumps(found))
