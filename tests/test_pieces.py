@@ -97,6 +97,19 @@ def test_what_a_piece_needs_and_who_else_is_at_it_is_said(
         run(recipe, tmp_path / "pairs", only="joint_1")
 
 
+def test_a_training_that_has_not_ended_is_not_continued(
+    model: Path, tmp_path: Path
+) -> None:
+    recipe = written(tmp_path, plain_recipe(model, continue_tokens=2048))
+    folder = tmp_path / "run"
+    run(recipe, folder, stage=["cache"], part="1/1")
+    with pytest.raises(ValueError, match="joint_1 has not ended"):
+        run(recipe, folder, only="joint_1", stage=["continue"])
+    run(recipe, folder, only="joint_1")
+    found = run(recipe, folder, only="joint_1", stage=["continue"])
+    assert 0 < found["continue"]["n_steps"] < 24
+
+
 PIECE = """
 import sys
 from pathlib import Path

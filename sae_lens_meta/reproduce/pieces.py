@@ -5,7 +5,7 @@ from rich.console import Console
 from sae_lens_meta.activations.cache import Part
 from sae_lens_meta.destination import held
 from sae_lens_meta.reproduce.run import Run
-from sae_lens_meta.reproduce.stages import Figures, train_group
+from sae_lens_meta.reproduce.stages import Figures, ended, train_group
 
 
 def check_piece(run: Run, stages: list[str], only: str | None, part: str | None) -> str:
@@ -49,32 +49,45 @@ def run_piece(
     Reads one part of the activations, or trains one SAE, and writes what no other piece writes.
 
     Raises:
-        ValueError: if another process is at this piece, the activations are not complete, or the run
-            trains several SAEs in one pass.
+        ValueError: if another process is at this piece, or as `_train`.
         Interrupted: if a signal stopped a training; the same call goes on.
     """
-    if part is not None:
-        which = Part.parse(part)
-        with held(run.folder / "pieces" / f"cache_{which.number}_of_{which.of}"):
-            run.fill("train", run.recipe.n_tokens, None, which)
-        console.print(f"Done: part {part} of the activations, in {run.folder}.")
-        return {}
-    assert only is not None  # as `check_piece` has seen to
-    if [only] not in run.groups:
+    if only is not None:
+        figures = _train(run, stage, only)
+        console.print(f"Done: {only}, in {run.saes}.")
+        return figures
+    assert part is not None  # as `check_piece` has seen to
+    which = Part.parse(part)
+    with held(run.folder / "pieces" / f"cache_{which.number}_of_{which.of}"):
+        run.fill("train", run.recipe.n_tokens, None, which)
+    console.print(f"Done: part {part} of the activations, in {run.folder}.")
+    return {}
+
+
+def _train(run: Run, stage: str, name: str) -> Figures:
+    """
+    Raises:
+        ValueError: if the activations are not complete, the run trains several SAEs in one pass, or a
+            training is to be continued that has not ended.
+    """
+    recipe = run.recipe
+    if [name] not in run.groups:
         raise ValueError(
             f"The run in {run.folder} trains several SAEs in one pass: "
             f"{'; '.join(' and '.join(group) for group in run.groups)}. Begin it with a piece, or "
             "with --together 1."
         )
-    recipe = run.recipe
     if recipe.cache_activations and not run.has_activations:
         raise ValueError(
             f"The activations in {run.folder} are not complete. Run --stage cache first, or all "
             "of its parts."
         )
-    n_tokens = (
-        recipe.n_tokens if stage == "continue" else recipe.training.training_tokens
-    )
-    figures = train_group(run, run.groups.index([only]), n_tokens)
-    console.print(f"Done: {only}, in {run.saes}.")
-    return figures
+    place, first = run.groups.index([name]), recipe.training.training_tokens
+    if stage == "train":
+        return train_group(run, place, first)
+    if not ended(run, place, first).is_file():
+        raise ValueError(
+            f"The training of {name} has not ended, so that it cannot be continued. Run --only "
+            f"{name} first."
+        )
+    return train_group(run, place, recipe.n_tokens)

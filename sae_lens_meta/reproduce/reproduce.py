@@ -115,12 +115,12 @@ def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder / ".plan.lock"):  # of pieces that begin at once
         state = _claimed(run.folder, run.recipe, cfg.rehearse)
-        if "groups" not in state.plan:
-            groups = _planned(run, 1, None, {stage}, console)
-            state.plan["groups"] = groups
-            _claim_text(run, state)
-            state.save()
+        is_new = "groups" not in state.plan
+        if is_new:
+            state.plan["groups"] = _planned(run, 1, None, {stage}, console)
         _claim_text(run, state)
+        if is_new:  # later on, others write what is done
+            state.save()
     run.groups = state.plan["groups"]
     return {stage: run_piece(run, stage, cfg.only, cfg.part, console)}
 

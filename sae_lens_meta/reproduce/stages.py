@@ -75,12 +75,17 @@ def train_group(run: Run, place: int, n_tokens: int) -> Figures:
     Raises:
         ValueError: if another process is at it.
     """
-    ended = run.checkpoints / f"{place}_{n_tokens}.json"
+    marker = ended(run, place, n_tokens)
     with held(run.folder / "pieces" / f"train_{place}"):
-        if not ended.is_file():
+        if not marker.is_file():
             found = asdict(_train_group(run, place, n_tokens))
-            write_whole(ended, json.dumps(found))
-    return json.loads(ended.read_text())
+            write_whole(marker, json.dumps(found))
+    return json.loads(marker.read_text())
+
+
+def ended(run: Run, place: int, n_tokens: int) -> Path:
+    """What is there once the training of a group up to `n_tokens` has ended: its figures."""
+    return run.checkpoints / f"{place}_{n_tokens}.json"
 
 
 def _train_group(run: Run, place: int, n_tokens: int) -> TrainingFigures:
