@@ -269,3 +269,19 @@ def test_the_published_benchmark_is_as_described() -> None:
     fires = test.features > 0
     parents, children = truth.pairs.t()
     assert not (fires[:, children] & ~fires[:, parents]).any()
+
+
+def test_a_training_takes_one_core_and_leaves_the_threads_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(
+            studies, "train", lambda *_: iter([torch.get_num_threads()])
+        )
+        work: Any = [((), [], "", "")]
+        assert list(studies._results(work, processes=1)) == [1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
