@@ -10,8 +10,8 @@ from sae_lens_meta.statistics.intervals import (
     MIN_BLOCKS,
     N_RESAMPLES,
     HalfSampled,
-    block_interval,
     half_samples,
+    percent_over_blocks,
     percent_over_seeds,
 )
 
@@ -93,11 +93,7 @@ def _difference(
             if all(id_ in resampled[sae.name] for sae in variants[v])
         ]
         if len(drawn) == 2:
-            ours, theirs = (np.mean([d.values for d in one], axis=0) for one in drawn)
-            # the ratio's change to first order: a shift that both share falls out
-            spread = 100 * (ours - mean / base_mean * theirs) / base_mean
-            n_blocks = drawn[0][0].n_blocks  # every SAE has read the same
-            over_tokens = block_interval(percent, HalfSampled(spread, n_blocks))
+            over_tokens = percent_over_blocks(mean, base_mean, *drawn)
     return Difference(
         variant=variant,
         baseline=baseline,

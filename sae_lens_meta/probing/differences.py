@@ -8,8 +8,7 @@ from sae_lens_meta.probing.figures import FIGURES
 from sae_lens_meta.probing.result import GroupDifference, ProbedSAE
 from sae_lens_meta.statistics.intervals import (
     HalfSampled,
-    Interval,
-    block_interval,
+    percent_over_blocks,
     percent_over_seeds,
 )
 
@@ -49,31 +48,17 @@ def _difference(
         return GroupDifference(group, baseline, id_, None, None, None)
     percent = 100 * (mean / base_mean - 1)
     drawn = [
-        [resampled[sae.name].get(id_) for sae in groups[name]]
+        [half for sae in groups[name] if (half := resampled[sae.name].get(id_))]
         for name in (group, baseline)
     ]
+    is_drawn = [len(halves) for halves in drawn] == [len(values), len(base)]
     return GroupDifference(
         group=group,
         baseline=baseline,
         figure=id_,
         percent=percent,
-        over_documents=_over_documents(mean, base_mean, *drawn),
+        over_documents=percent_over_blocks(mean, base_mean, *drawn)
+        if is_drawn
+        else None,
         over_seeds=percent_over_seeds(values, base),
     )
-
-
-def _over_documents(
-    mean: float,
-    base_mean: float,
-    ours: list[HalfSampled | None],
-    theirs: list[HalfSampled | None],
-) -> Interval | None:
-    known = [half for half in (*ours, *theirs) if half]
-    if len(known) < len(ours) + len(theirs):
-        return None
-    mine = np.mean([half.values for half in known[: len(ours)]], axis=0)
-    base = np.mean([half.values for half in known[len(ours) :]], axis=0)
-    # the ratio's change to first order, as a comparison has it
-    spread = 100 * (mine - mean / base_mean * base) / base_mean
-    percent = 100 * (mean / base_mean - 1)
-    return block_interval(percent, HalfSampled(spread, known[0].n_blocks))

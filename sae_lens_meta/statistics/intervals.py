@@ -69,6 +69,31 @@ def block_interval(estimate: float, resampled: HalfSampled) -> Interval:
     return Interval(estimate - half, estimate + half)
 
 
+def percent_over_blocks(
+    mean: float,
+    base_mean: float,
+    drawn: Sequence[HalfSampled],
+    base_drawn: Sequence[HalfSampled],
+) -> Interval:
+    """
+    Interval, over blocks, of how many percent `mean` is above `base_mean`.
+
+    The ratio's change is taken to first order: a shift that both share falls out.
+
+    Args:
+        mean: over the SAEs of one kind.
+        base_mean: over those of the other.
+        drawn: half samples of each SAE of the one.
+        base_drawn: of each of the other, on the same blocks.
+    """
+    ours, theirs = (
+        np.mean([half.values for half in kind], axis=0) for kind in (drawn, base_drawn)
+    )
+    spread = 100 * (ours - mean / base_mean * theirs) / base_mean
+    percent = 100 * (mean / base_mean - 1)
+    return block_interval(percent, HalfSampled(spread, drawn[0].n_blocks))
+
+
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval | None:
     """Student's interval of a mean over seeds, latents or pairs; None for a single one."""
     n = len(values)
