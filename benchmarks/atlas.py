@@ -9,7 +9,6 @@ less to compress than text has. Needs chromium and chromedriver.
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
-from selenium import webdriver
 
+from benchmarks.browser import browser
 from sae_lens_meta.atlas.collect import N_SAMPLED, N_STRONGEST, Observed
 from sae_lens_meta.atlas.contents import Contents
 from sae_lens_meta.atlas.effects import Effects
@@ -33,7 +32,6 @@ from sae_lens_meta.measures.top_contexts import Peak
 
 D_IN, N_TOKENS, N_WORDS, WIDTH, PEAK = 64, 1_000_000, 40_000, 21, 12
 WORDS_OF_A_LATENT, ACTIVE = 60, 4
-DRIVER = shutil.which("chromedriver")
 
 
 class Tokenizer:
@@ -133,23 +131,17 @@ def opened(path: Path, states: list[str]) -> dict[str, float]:
     """Seconds from asking for a state in a fresh browser to its heading; and to the whole page read."""
     taken = {}
     for state in states:
-        options = webdriver.ChromeOptions()
-        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-            options.add_argument(argument)
-        options.page_load_strategy = "none"
-        options.binary_location = shutil.which("chromium") or ""
-        driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-        driver.get("about:blank")
-        begin = time.perf_counter()
-        driver.get(path.as_uri() + state)
-        shown = "return document.querySelector('main h1') !== null"
-        while not driver.execute_script(shown):
-            time.sleep(0.01)
-        taken[state] = time.perf_counter() - begin
-        while driver.execute_script("return document.readyState") != "complete":
-            time.sleep(0.01)
-        taken[f"{state}, to its end"] = time.perf_counter() - begin
-        driver.quit()
+        with browser(load="none") as driver:
+            driver.get("about:blank")
+            begin = time.perf_counter()
+            driver.get(path.as_uri() + state)
+            shown = "return document.querySelector('main h1') !== null"
+            while not driver.execute_script(shown):
+                time.sleep(0.01)
+            taken[state] = time.perf_counter() - begin
+            while driver.execute_script("return document.readyState") != "complete":
+                time.sleep(0.01)
+            taken[f"{state}, to its end"] = time.perf_counter() - begin
     return taken
 
 
