@@ -8,7 +8,8 @@ from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.activations import cache
-from sae_lens_meta.activations.cache import CachedActivations, Part, fill_cache
+from sae_lens_meta.activations.cache import CachedActivations, fill_cache
+from sae_lens_meta.activations.part import Part, parts
 from sae_lens_meta.activations.source import ActivationSource
 from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, tiny_source
 
@@ -154,24 +155,24 @@ def test_parts_together_are_the_whole_bit_for_bit(
     n_tokens = 5 * SHARD + 160  # 7 parts are more than there are shards
     assert fill_cache(tmp_path / "whole", source.store(n_tokens), n_tokens, {})
     read: list[int] = []
+    n_shards = 6
     # in any order; the last one to end finds all there
-    for number in range(n_parts, 0, -1):
+    for part in reversed(parts(n_parts)):
         store, before = source.store(n_tokens), len(read)
         get = store.get_activations
         store.get_activations = lambda t, get=get: read.append(t.numel()) or get(t)  # type: ignore[method-assign]
-        part = Part(number, n_parts)
         is_all = fill_cache(tmp_path / "parts", store, n_tokens, {}, part)
-        to_come = [Part(i, n_parts).shards(n_tokens) for i in range(1, number)]
+        to_come = [Part(i, n_parts).range(n_shards) for i in range(1, part.number)]
         assert is_all == (not any(to_come))
-        assert sum(read[before:]) <= len(part.shards(n_tokens)) * SHARD + 8 * CONTEXT
+        assert sum(read[before:]) <= len(part.range(n_shards)) * SHARD + 8 * CONTEXT
     names = sorted(path.name for path in (tmp_path / "whole").glob("*.safetensors"))
-    assert len(names) == 6
+    assert len(names) == n_shards
     for name in names:
-        whole, parts = (
+        whole, apart = (
             load_file(tmp_path / folder / name)["activations"]
             for folder in ("whole", "parts")
         )
-        assert torch.equal(whole, parts)
+        assert torch.equal(whole, apart)
 
 
 def test_a_part_that_is_missing_is_not_read_over_the_later_ones(
@@ -179,7 +180,6 @@ def test_a_part_that_is_missing_is_not_read_over_the_later_ones(
 ) -> None:
     n_tokens = 4 * SHARD
     fill_cache(tmp_path, source.store(n_tokens), n_tokens, {}, Part(2, 2))
-    assert Part(1, 2).shards(n_tokens) == range(2)
     assert not fill_cache(tmp_path, source.store(n_tokens), n_tokens, {}, Part(2, 2))
     (tmp_path / "00003.safetensors").unlink()
     with pytest.raises(ValueError, match="later shards .* than shard 0, which is missing"):  # fmt: skip

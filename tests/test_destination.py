@@ -96,7 +96,7 @@ def stopped(tmp_path: Path, sae: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         ("comparison.run", "load_source"),
         ("autointerp.run", "load_source"),
         ("publishing.publish", "make_package"),
-        ("reproduce.reproduce", "_planned"),
+        ("reproduce.reproduce", "planned"),
     ]:
         # the package's own `autointerp` is the function
         monkeypatch.setattr(import_module(f"sae_lens_meta.{module}"), name, work)

@@ -9,12 +9,15 @@ import pytest
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
+from sae_lens_meta.activations.part import parts
 from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.comparison import counting as passes
 from sae_lens_meta.comparison.counting import (
     Job,
     Tally,
     load_counter,
+    merge_parts,
+    part_folder,
     plan_passes,
     run_passes,
 )
@@ -28,6 +31,8 @@ class Stream:
 
     def __init__(self, dies_after: int | None = None):
         self.dies_after, self.n_read = dies_after, 0
+
+    tokens_per_batch = PER_BATCH
 
     def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
         x = torch.randn(n_tokens, D_IN, generator=torch.Generator().manual_seed(0))
@@ -86,6 +91,31 @@ def test_one_pass_and_a_pass_for_each_job_count_the_same(
     count([[job] for job in JOBS], saes, tmp_path / "three", Stream())
     assert_counted_by_hand(saes, tmp_path / "one")
     assert_counted_by_hand(saes, tmp_path / "three")
+
+
+@pytest.mark.parametrize("n_parts", [2, 3, 7, 50])
+def test_parts_merged_are_to_the_bit_what_one_pass_counts(
+    saes: dict[str, Any], tmp_path: Path, n_parts: int
+) -> None:
+    count([JOBS], saes, tmp_path / "one", Stream())
+    of, folder, n_read = parts(n_parts), tmp_path / "parts", 0
+    for part in reversed(of):
+        assert not merge_parts([JOBS], saes, folder, of)
+        stream: Any = Stream()
+        target = folder / part_folder(part)
+        run_passes([JOBS], saes, stream, N_TOKENS, target, part)
+        n_read += stream.n_read
+    assert n_read == N_TOKENS / PER_BATCH, "no batch is read twice"
+    assert merge_parts([JOBS], saes, folder, of)
+    assert_counted_by_hand(saes, folder)
+    for name, sae in saes.items():
+        one, merged = (
+            Tally.load(f / name, sae).meter.sums for f in (tmp_path / "one", folder)
+        )
+        assert all(np.array_equal(sums, merged[key]) for key, sums in one.items())
+    again = Stream(dies_after=0)
+    count([JOBS], saes, folder, again)
+    assert again.n_read == 0
 
 
 @pytest.mark.slow

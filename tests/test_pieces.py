@@ -88,7 +88,7 @@ def test_what_a_piece_needs_and_who_else_is_at_it_is_said(
     with pytest.raises(ValueError, match="not complete. Run --stage cache first"):
         run(recipe, folder, only="joint_1")
     run(recipe, folder, stage=["cache"], part="1/1")
-    with held(folder / "pieces" / "train_2"):
+    with held(folder / "pieces" / "train_joint_2"):
         with pytest.raises(ValueError, match="is being written by another run"):
             run(recipe, folder, only="joint_2")
         run(recipe, folder, only="joint_1")  # of which another one is none the wiser

@@ -314,7 +314,7 @@ def test_what_cannot_be_run_is_refused_before_it_starts(
     refused("compare builds on cache, which is not done", stage=["compare"])
     refused("has no rehearsal", rehearse=True)
     monkeypatch.setattr(
-        "sae_lens_meta.reproduce.reproduce.free_memory_gb", lambda _: 1.0
+        "sae_lens_meta.reproduce.planning.free_memory_gb", lambda _: 1.0
     )
     nowhere = tmp_path / "nowhere"
     nowhere.mkdir()

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,47 +13,13 @@ from sae_lens.constants import ACTIVATIONS_STORE_STATE_FILENAME
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sae_lens_meta.activations.part import WHOLE, Part
 from sae_lens_meta.activations.stream import stream_activations
 from sae_lens_meta.destination import write_whole
 
 SHARD_TOKENS = 131_072
 SHARDS_MIXED = 4  # whose tokens are shuffled together
 INDEX = "cache.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """
-    One of several parts that are written apart, by processes that share nothing but a folder.
-
-    Attributes:
-        number: from 1.
-        of: how many there are.
-    """
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Part":
-        """
-        A part from `3/8`.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        number, _, of = text.partition("/")
-        if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
-            raise ValueError(f"--part takes I/N, from 1/N to N/N; got {text!r}.")
-        return cls(int(number), int(of))
-
-    def shards(self, n_tokens: int) -> range:
-        """Which shards it has, of those that hold `n_tokens`."""
-        n = ceil(n_tokens / SHARD_TOKENS)
-        return range(n * (self.number - 1) // self.of, n * self.number // self.of)
-
-
-WHOLE = Part(1, 1)
 
 
 def fill_cache(
@@ -242,7 +207,7 @@ def _missing(folder: Path, part: Part, n_tokens: int) -> list[int]:
     """Shards of a part that are not there, or shorter than they are to be."""
     lengths = {
         shard: min(SHARD_TOKENS, n_tokens - shard * SHARD_TOKENS)
-        for shard in part.shards(n_tokens)
+        for shard in part.range(ceil(n_tokens / SHARD_TOKENS))
     }
     return [
         shard

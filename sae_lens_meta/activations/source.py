@@ -95,6 +95,12 @@ class ActivationSource:
                 autocast_lm=reading.autocast_lm,
             )
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens of the whole contexts that are read at once."""
+        assert self.reading.context_size is not None  # as `completed` has seen to
+        return CONTEXTS_PER_BATCH * self.reading.context_size
+
     def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
         """One pass over at most `n_tokens` tokens; see `stream_activations`."""
         return stream_activations(self.store(n_tokens), n_tokens, n_skipped)

@@ -9,6 +9,8 @@ import torch
 from sae_lens import SAE, ActivationsStore
 from tqdm.auto import tqdm
 
+from sae_lens_meta.underway import advance
+
 
 @dataclass
 class ActivationBatch:
@@ -108,6 +110,7 @@ def stream_tokens(store: ActivationsStore, n_tokens: int) -> Iterator[torch.Tens
             yield tokens
             seen += tokens.numel()
             bar.update(tokens.numel())
+            advance(seen, n_tokens, "tokens read")
     if seen == 0:
         raise ValueError(
             f"No activations for {n_tokens} tokens: a batch is {store.store_batch_size_prompts} "

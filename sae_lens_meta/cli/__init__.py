@@ -27,6 +27,8 @@ COMMANDS = (
     "export",
     "publish",
     "reproduce",
+    "sweep",
+    "watch",
     "list",
     "run",
 )

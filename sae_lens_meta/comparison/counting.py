@@ -12,6 +12,7 @@ import torch
 from sae_lens import SAE
 from safetensors.numpy import load_file, save_file
 
+from sae_lens_meta.activations.part import WHOLE, Part
 from sae_lens_meta.activations.source import ActivationSource
 from sae_lens_meta.activations.stream import ActivationBatch, encode
 from sae_lens_meta.destination import write_whole
@@ -23,6 +24,7 @@ N_BLOCKS = 40
 SAVE_EVERY_SECONDS = 300
 BYTES_PER_PAIR = 4
 METER = "meter.safetensors"
+DONE = "done"
 
 
 class Tally:
@@ -46,6 +48,17 @@ class Tally:
         self.blocks.update(acts, block)
         self.counter.update(acts)
         return acts
+
+    def merge(self, other: "Tally") -> None:
+        """Adds what another tally has counted of other blocks."""
+        self.counter.merge(other.counter)
+        for mine, theirs in zip(
+            self.blocks.counters, other.blocks.counters, strict=True
+        ):
+            mine.merge(theirs)
+        self.meter.fired += other.meter.fired
+        for name, sums in self.meter.sums.items():
+            sums += other.meter.sums[name]
 
     def save(self, folder: Path) -> None:
         """Writes the tally to `folder`."""
@@ -126,20 +139,71 @@ def run_passes(
     source: ActivationSource,
     n_tokens: int,
     folder: Path,
+    part: Part = WHOLE,
 ) -> None:
     """
-    Counts `n_tokens` tokens of `source` for every job, into `folder / <job's name>`.
+    Counts `n_tokens` tokens of `source`, or a part of them, for every job, into
+    `folder / <job's name>`.
 
-    What is done is saved every five minutes and after every pass, and is not done again.
+    What is done is saved every five minutes and after every pass, and is not done again. Parts are of
+    whole blocks: those of all parts, merged, are to the bit what one call counts.
     """
+    blocks = part.range(N_BLOCKS)
+    # each begins with the first batch whose first token is of its blocks
+    begin, end = (
+        min(-(-block * n_tokens // (N_BLOCKS * batch)) * batch, n_tokens)
+        for batch in [source.tokens_per_batch]
+        for block in (blocks.start, blocks.stop)
+    )
     for number, jobs in enumerate(passes):
-        if all((folder / job.name / "done").exists() for job in jobs):
+        if all((folder / job.name / DONE).exists() for job in jobs):
             continue
-        state = _PassState.restore(folder / f"pass_{number}", jobs, saes)
-        for batch in source.stream(n_tokens, n_skipped=state.n_seen):
-            state.update(batch, n_tokens)
-            state.save_now_and_then()
+        state = _PassState.restore(folder / f"pass_{number}", jobs, saes, begin)
+        if begin < end:  # a short text has fewer batches than blocks
+            for tokens in source.stream(end, n_skipped=state.n_seen):
+                state.update(tokens, n_tokens)
+                state.save_now_and_then()
         state.finish(folder)
+
+
+def merge_parts(
+    passes: list[list[Job]], saes: dict[str, SAE[Any]], folder: Path, of: list[Part]
+) -> bool:
+    """
+    Makes of the counts of all parts those of the whole, where all are there.
+
+    Args:
+        passes: that counted them.
+        saes: by name.
+        folder: with a folder of each part.
+        of: all parts.
+    """
+    folders = [folder / part_folder(part) for part in of]
+    jobs = [job for jobs in passes for job in jobs]
+    if not all((f / job.name / DONE).exists() for f in folders for job in jobs):
+        return False
+    for job in jobs:
+        merged: Any = _counted(folders[0], job, saes)
+        for each in folders[1:]:
+            merged.merge(_counted(each, job, saes))
+        merged.save(folder / job.name)
+        (folder / job.name / DONE).touch()
+    for each in folders:
+        shutil.rmtree(each)
+    return True
+
+
+def part_folder(part: Part) -> str:
+    """Name of the folder that keeps the counts of a part."""
+    return f"part_{part.id}"
+
+
+def _counted(
+    folder: Path, job: Job, saes: dict[str, SAE[Any]]
+) -> Tally | CooccurrenceCounter:
+    if job.other is None:
+        return Tally.load(folder / job.name, saes[job.sae])
+    return load_counter(folder, job)
 
 
 def load_counter(folder: Path, job: Job) -> CooccurrenceCounter:
@@ -162,16 +226,16 @@ class _PassState:
 
     @classmethod
     def restore(
-        cls, folder: Path, jobs: list[Job], saes: dict[str, SAE[Any]]
+        cls, folder: Path, jobs: list[Job], saes: dict[str, SAE[Any]], begin: int
     ) -> "_PassState":
-        """The state last saved in `folder`, or a fresh one."""
+        """The state last saved in `folder`, or a fresh one before the token `begin`."""
         within = [job.sae for job in jobs if job.other is None]
         between = [job for job in jobs if job.other is not None]
         pointer = folder / "state.json"
         if not pointer.exists():
             tallies = {name: Tally(saes[name]) for name in within}
             counters = {job: _counter_between(job, saes) for job in between}
-            return cls(folder, tallies, counters, saes, 0)
+            return cls(folder, tallies, counters, saes, begin)
         n_seen = json.loads(pointer.read_text())["n_seen"]
         saved = folder / str(n_seen)
         tallies = {name: Tally.load(saved / name, saes[name]) for name in within}
@@ -202,7 +266,7 @@ class _PassState:
     def finish(self, folder: Path) -> None:
         self._save(folder)
         for name in [*self.tallies, *(job.name for job in self.counters)]:
-            (folder / name / "done").touch()
+            (folder / name / DONE).touch()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save(self, folder: Path) -> None:

@@ -5,38 +5,39 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
+from filelock import FileLock
 from transformer_lens.HookedTransformer import HookedRootModule
 
-from sae_lens_meta.activations.comparable import check_comparable
 from sae_lens_meta.activations.measured_on import (
     EVERY_TOKEN,
-    NEEDED,
     MeasuredOn,
     SourceConfig,
 )
+from sae_lens_meta.activations.part import Part, parts
 from sae_lens_meta.activations.source import load_source
-from sae_lens_meta.activations.text import text_identity
 from sae_lens_meta.comparison.config import CompareConfig
-from sae_lens_meta.comparison.counting import Job, plan_passes, run_passes
+from sae_lens_meta.comparison.counting import (
+    merge_parts,
+    part_folder,
+    run_passes,
+)
 from sae_lens_meta.comparison.differences import differences
 from sae_lens_meta.comparison.earlier import extras_to_keep, made_before
 from sae_lens_meta.comparison.family import Family
 from sae_lens_meta.comparison.independence import (
-    check_members,
     other_texts,
     repeated_trainings,
 )
-from sae_lens_meta.comparison.members import Entry, named_entries, variants
-from sae_lens_meta.comparison.progress import claim, discard, fingerprint
+from sae_lens_meta.comparison.plan import Plan, plain, planned
+from sae_lens_meta.comparison.progress import claim, discard
 from sae_lens_meta.comparison.result import FORMAT, Comparison, SplitCounts
 from sae_lens_meta.comparison.verdict import verdict
 from sae_lens_meta.destination import held
 from sae_lens_meta.measures.splitting import SPLIT_SCORE
 from sae_lens_meta.saved import SavedSAE
 
+PARTS = "parts"  # how many a comparison is counted in
 PACKAGES = ("sae-lens-meta", "sae-lens", "torch", "transformers", "numpy")
 
 
@@ -67,53 +68,56 @@ def compare(
             another run.
         OSError: if a path does not exist, or nothing can be written to the folder.
     """
-    entries = _checked_entries(cfg, source_cfg)
+    plan = planned(cfg, source_cfg)
     with held(cfg.output):
-        return _compare(cfg, source_cfg, entries, model, remarks)
+        return _compare(plan, model, remarks)
 
 
-def _checked_entries(cfg: CompareConfig, source_cfg: SourceConfig) -> list[Entry]:
-    """The SAEs to compare, by what they record."""
-    entries = named_entries(cfg.groups, cfg.baseline)
-    saved = {entry.id: entry.saved for entry in entries}
-    for one in saved.values():
-        one.check_is_sae()
-    check_members(entries, saved)
-    given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
-    check_comparable({entry.name: entry.saved for entry in entries}, given)
-    return entries
+def count_part(
+    cfg: CompareConfig,
+    source_cfg: SourceConfig,
+    part: Part,
+    model: HookedRootModule | None = None,
+) -> None:
+    """
+    Counts a part of the tokens for `compare`, which merges all parts that it finds.
+
+    Several processes can work on the parts of one comparison at once, each on a part of its own.
+
+    Raises:
+        ValueError, OSError: as `compare`.
+    """
+    plan = planned(cfg, source_cfg)
+    progress = plan.progress
+    if made_before(plan.path, plan.fingerprint, cfg.min_fired, cfg.overwrite):
+        return
+    cfg.output.mkdir(parents=True, exist_ok=True)
+    with FileLock(cfg.output / ".claim.lock"):  # of parts that begin at once
+        claim(progress, plan.fingerprint)
+    (progress / PARTS).write_text(str(part.of))
+    source, _ = load_source(source_cfg, list(plan.saved.values()), model=model)
+    folder = progress / part_folder(part)
+    run_passes(plan.passes, plan.saes, source, source_cfg.tokens, folder, part)
 
 
 def _compare(
-    cfg: CompareConfig,
-    source_cfg: SourceConfig,
-    entries: list[Entry],
-    model: HookedRootModule | None,
-    remarks: Sequence[str],
+    plan: Plan, model: HookedRootModule | None, remarks: Sequence[str]
 ) -> Comparison:
-    saved = {entry.id: entry.saved for entry in entries}
-    variant = variants(entries, saved, {cfg.baseline, cfg.control})
-    saes = {id_: one.load(source_cfg.device) for id_, one in saved.items()}
-    fixed = (cfg.baseline, cfg.control)
-    base, *more = (e.id for e in entries if e.group == cfg.baseline)
-    other = next(e for e in entries if e.group not in fixed)
-    split = Job(base, other.id)
-    # what a second SAE of the baseline seems to split, another seed alone does
-    split_null = Job(base, more[0]) if more else None
-    between = [split, split_null] if cfg.n_candidates > 0 else []
-    jobs = [job for job in between if job] + list(map(Job, saes))
-    passes = plan_passes(jobs, saes, cfg.max_memory_gb)
-    progress, path = cfg.output / "progress", cfg.output / "comparison.json"
-    mine = _fingerprint(cfg, source_cfg, entries)
-    if made := made_before(path, mine, cfg.min_fired, cfg.overwrite):
+    cfg, source_cfg, progress = plan.cfg, plan.source_cfg, plan.progress
+    entries, saved, saes, split = plan.entries, plan.saved, plan.saes, plan.split
+    variant = plan.variant
+    if made := made_before(plan.path, plan.fingerprint, cfg.min_fired, cfg.overwrite):
         return made
-    extras = extras_to_keep(path, entries)
-    claim(progress, mine)
+    extras = extras_to_keep(plan.path, entries)
+    claim(progress, plan.fingerprint)
 
     source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
-    run_passes(passes, saes, source, source_cfg.tokens, progress)
+    if (progress / PARTS).is_file():
+        of = parts(int((progress / PARTS).read_text()))
+        merge_parts(plan.passes, saes, progress, of)
+    run_passes(plan.passes, saes, source, source_cfg.tokens, progress)
 
-    family = Family(saes, source, progress, base)
+    family = Family(saes, source, progress, plan.base)
     latents = family.compared_latents(cfg.min_fired)
     first = {variant[e.id]: e for e in reversed(entries)}.values()
     found = {
@@ -134,12 +138,12 @@ def _compare(
         candidates = family.with_contexts(split, splits.candidates, source_cfg.tokens)
         comparison.splitting = candidates
         comparison.vocabulary = family.vocabulary(candidates)
-        null = family.splits(split_null, 0).n_split if split_null else None
+        null = family.splits(plan.split_null, 0).n_split if plan.split_null else None
         comparison.split_counts = SplitCounts(
             SPLIT_SCORE,
             splits.n_latents,
             cfg.baseline,
-            other.group,
+            plan.other_group,
             splits.n_split,
             null,
         )
@@ -148,7 +152,7 @@ def _compare(
     comparison.warnings = [*remarks, *_warnings(comparison)]
     comparison.verdict = verdict(comparison)
     comparison.extras = extras
-    comparison.fingerprint = mine
+    comparison.fingerprint = plan.fingerprint
     comparison.save(cfg.output)
     discard(progress)
     return comparison
@@ -172,17 +176,6 @@ def check_measured(paths: Iterable[Path], folder: Path) -> None:
             )
 
 
-def _fingerprint(
-    cfg: CompareConfig, source_cfg: SourceConfig, entries: list[Entry]
-) -> str:
-    # what is counted does not depend on these
-    others = ("output", "overwrite", "min_fired")
-    counted = {k: v for k, v in _plain(cfg).items() if k not in others}
-    paths = [entry.path for entry in entries]
-    of = [FORMAT, counted, _plain(source_cfg)]
-    return fingerprint(of, paths, text_identity(source_cfg.dataset).sha256)
-
-
 def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
     """What the comparison is made with, without results."""
     return Comparison(
@@ -191,7 +184,7 @@ def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
         versions={"python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
         source=measured_on,
-        settings=_plain(cfg),
+        settings=plain(cfg),
         baseline=cfg.baseline,
         control=cfg.control if cfg.control in cfg.groups else None,
     )
@@ -208,7 +201,3 @@ def _warnings(comparison: Comparison) -> list[str]:
         if not sae.training:
             found.append(f"{sae.name} does not record how it was trained.")
     return found
-
-
-def _plain(cfg: Any) -> dict[str, Any]:
-    return TypeAdapter(type(cfg)).dump_python(cfg, mode="json")

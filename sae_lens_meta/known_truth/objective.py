@@ -8,6 +8,8 @@ from sae_lens import TrainingSAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
+from sae_lens_meta import yaml_numbers
+
 # settings of the trainer, which an objective may want otherwise
 OF_TRAINER = (
     "lr",
@@ -80,7 +82,7 @@ def parse_objective(text: str) -> Objective:
     """
     name, equals, braces = text.partition("=")
     try:
-        settings = yaml.safe_load(braces)
+        settings = yaml_numbers.load(braces)
     except yaml.YAMLError:
         settings = None
     if not name or not equals or not isinstance(settings, dict):

@@ -2,10 +2,10 @@
 
 from rich.console import Console
 
-from sae_lens_meta.activations.cache import Part
-from sae_lens_meta.destination import held
+from sae_lens_meta.activations.part import Part
+from sae_lens_meta.reproduce.executor import Piece
 from sae_lens_meta.reproduce.run import Run
-from sae_lens_meta.reproduce.stages import Figures, ended, train_group
+from sae_lens_meta.reproduce.stages import Figures, ended, fill_piece, train_piece
 
 
 def check_piece(run: Run, stages: list[str], only: str | None, part: str | None) -> str:
@@ -49,22 +49,20 @@ def run_piece(
     Reads one part of the activations, or trains one SAE, and writes what no other piece writes.
 
     Raises:
-        ValueError: if another process is at this piece, or as `_train`.
+        ValueError: if another process is at this piece, or as `_training`.
         Interrupted: if a signal stopped a training; the same call goes on.
     """
     if only is not None:
-        figures = _train(run, stage, only)
+        figures = _training(run, stage, only).perform(run)
         console.print(f"Done: {only}, in {run.saes}.")
         return figures
     assert part is not None  # as `check_piece` has seen to
-    which = Part.parse(part)
-    with held(run.folder / "pieces" / f"cache_{which.number}_of_{which.of}"):
-        run.fill("train", run.recipe.n_tokens, None, which)
+    fill_piece(Part.parse(part)).perform(run)
     console.print(f"Done: part {part} of the activations, in {run.folder}.")
     return {}
 
 
-def _train(run: Run, stage: str, name: str) -> Figures:
+def _training(run: Run, stage: str, name: str) -> Piece:
     """
     Raises:
         ValueError: if the activations are not complete, the run trains several SAEs in one pass, or a
@@ -84,10 +82,10 @@ def _train(run: Run, stage: str, name: str) -> Figures:
         )
     place, first = run.groups.index([name]), recipe.training.training_tokens
     if stage == "train":
-        return train_group(run, place, first)
+        return train_piece(run, place, first)
     if not ended(run, place, first).is_file():
         raise ValueError(
             f"The training of {name} has not ended, so that it cannot be continued. Run --only "
             f"{name} first."
         )
-    return train_group(run, place, recipe.n_tokens)
+    return train_piece(run, place, recipe.n_tokens)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from sae_lens import MultiSAETrainingRunnerConfig
 
+from sae_lens_meta import yaml_numbers
 from sae_lens_meta.autointerp.config import AutointerpConfig
 from sae_lens_meta.comparison.config import Settings
 from sae_lens_meta.comparison.members import JOINT, SOLO
@@ -250,6 +251,8 @@ def load_recipe(name: str) -> Recipe:
         near = get_close_matches(name, names, n=3, cutoff=0.4) or names
         raise ValueError(f"There is no recipe {name!r}. There are: {', '.join(near)}.")
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Recipe.model_validate(
+            yaml_numbers.load(path.read_text(encoding="utf-8"))
+        )
     except (yaml.YAMLError, ValidationError, TypeError) as error:
         raise ValueError(f"{path} is not a recipe: {error}") from error

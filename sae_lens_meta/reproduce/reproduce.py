@@ -8,25 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets.exceptions import DatasetsError
 from filelock import FileLock
-from huggingface_hub.errors import HFValidationError
 from rich.console import Console
 
-from sae_lens_meta.activations.text import PYDOC, load_text, text_identity
+from sae_lens_meta.activations.text import PYDOC, text_identity
 from sae_lens_meta.destination import check_same, check_writable, held, write_whole
 from sae_lens_meta.reproduce.needs import (
-    Machine,
-    check_needs,
-    estimate,
-    free_memory_gb,
-    in_groups,
-    measured_bandwidth,
-    measured_rate,
-    needs_table,
     peak_memory_gb,
 )
 from sae_lens_meta.reproduce.pieces import check_piece, run_piece
+from sae_lens_meta.reproduce.planning import planned
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
@@ -56,6 +47,8 @@ class ReproduceConfig:
         only (str | None): SAE to train by itself, for instance joint_42, while other processes or
             machines train the others into the same folder.
         part (str | None): With --stage cache, the part of the activations to read, for instance 3/8.
+        ray (str | None): Address of a Ray cluster, whose machines all see --output: auto, ray://...,
+            or local to begin one on this machine. It takes every piece that can be done apart.
     """
 
     output: Path | None = None
@@ -69,6 +62,7 @@ class ReproduceConfig:
     repo: str | None = None
     only: str | None = None
     part: str | None = None
+    ray: str | None = None
 
 
 def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Figures]:
@@ -104,8 +98,14 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
             f"{', '.join(known)}."
         )
     if cfg.only is not None or cfg.part is not None:
+        if cfg.ray is not None:
+            raise ValueError("--ray places all pieces. Leave out --only and --part.")
         return _run_piece(run, cfg, console)
     with held(run.folder):
+        if cfg.ray is not None:
+            from sae_lens_meta.reproduce.on_ray import OnRay  # an extra
+
+            run.executor = OnRay(cfg.ray, cfg.device)
         return _run_stages(run, cfg, known, console)
 
 
@@ -117,7 +117,7 @@ def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
         state = _claimed(run.folder, run.recipe, cfg.rehearse)
         is_new = "groups" not in state.plan
         if is_new:
-            state.plan["groups"] = _planned(run, 1, None, {stage}, console)
+            state.plan["groups"] = planned(run, 1, None, {stage}, console)
         _claim_text(run, state)
         if is_new:  # later on, others write what is done
             state.save()
@@ -132,7 +132,8 @@ def _run_stages(
     todo = _todo(run, cfg, known, state, console)
     if set(todo) - {"publish"}:
         groups = state.plan.get("groups")
-        state.plan["groups"] = _planned(run, cfg.together, groups, set(todo), console)
+        together = cfg.together or (1 if run.executor.n_parts > 1 else None)
+        state.plan["groups"] = planned(run, together, groups, set(todo), console)
         _claim_text(run, state)
         state.save()
     run.groups = state.plan.get("groups", [])
@@ -142,7 +143,7 @@ def _run_stages(
             state.stages.pop(outdated, None)
         state.save()  # were this killed, what it has changed would not count as done
         start = time.perf_counter()
-        if torch.device(cfg.device).type == "cuda":
+        if torch.device(cfg.device).type == "cuda" and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats(cfg.device)
         figures = STAGES[stage](run)
         state.stages[stage] = figures | _taken(start, cfg.device)
@@ -260,76 +261,13 @@ def _check_order(todo: list[str], known: list[str], state: "_State") -> None:
                 )
 
 
-def _planned(
-    run: Run,
-    together: int | None,
-    groups: list[list[str]] | None,
-    todo: set[str],
-    console: Console,
-) -> list[list[str]]:
-    """
-    Which SAEs are trained in one pass; shows what the run takes.
-
-    Raises:
-        ValueError: if something is missing, or a training that has begun no longer fits.
-    """
-    recipe = run.recipe
-    # before the language model is loaded
-    free, free_on_host = free_memory_gb(run.device), free_memory_gb("cpu")
-    _check_to_be_had(run)
-    machine = Machine(
-        device=run.device,
-        free_gb=free,
-        rate=measured_rate(recipe, run.device),
-        reading=run.measured_reading(),
-        lm_weights=sum(p.numel() for p in run.model.parameters()),
-        lm_bytes=next(run.model.parameters()).element_size(),
-        bandwidth=measured_bandwidth(run.device),
-    )
-    if groups is None or not any(run.checkpoints.glob("*")):
-        groups = in_groups(recipe, machine, together)
-    elif together is not None and together < len(groups[0]):
-        raise ValueError(
-            f"Training has begun with {len(groups[0])} SAEs in one pass. Leave out --together, "
-            f"or delete {run.checkpoints} to begin again."
-        )
-    elif todo & {"train", "continue"} and len(in_groups(recipe, machine)[0]) < len(
-        groups[0]
-    ):
-        raise ValueError(
-            f"Training has begun with {len(groups[0])} SAEs in one pass, for which "
-            f"{free:.1f} GB of memory are too little. Free memory, or delete "
-            f"{run.checkpoints} to begin again."
-        )
-    needs = estimate(recipe, groups, machine)
-    console.print(needs_table(recipe, needs, groups, machine))
-    check_needs(needs, run.folder, free_on_host if "compare" in todo else None)
-    return groups
-
-
-def _check_to_be_had(run: Run) -> None:
-    """Loads the model, whose size the needs depend on, and a document of the text."""
-    try:
-        _ = run.model
-        load_text(run.recipe.dataset, 1)
-    # of a path that is not there, huggingface-hub before version 1 says that it is no name
-    except (OSError, DatasetsError, HFValidationError) as error:
-        hint = "Give another text with --dataset."
-        if run.recipe.rehearsal and not run.is_rehearsal:
-            hint += " --rehearse runs the recipe without its model."
-        raise ValueError(
-            f"The model {run.recipe.model!r} or the text {run.recipe.dataset!r} cannot be had: "
-            f"{str(error).rstrip('.')}. {hint}"
-        ) from error
-
-
 def _taken(start: float, device: str) -> Figures:
     taken: Figures = {
         "seconds": round(time.perf_counter() - start, 1),
         "peak_memory_gb_so_far": round(peak_memory_gb(), 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-    if torch.device(device).type == "cuda":
+    if torch.device(device).type == "cuda" and torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated(device) / 1e9
         taken["peak_gpu_memory_gb"] = round(peak, 2)
     return taken

@@ -1,7 +1,7 @@
 """One run of a recipe: where its files lie, and what its stages share."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +16,21 @@ from transformer_lens.HookedTransformer import HookedRootModule
 from sae_lens_meta.activations.cache import (
     SHARD_TOKENS,
     SHARDS_MIXED,
-    WHOLE,
     CachedActivations,
-    Part,
     claim_cache,
     fill_cache,
 )
 from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.part import WHOLE, Part
 from sae_lens_meta.activations.text import check_left_to_train, load_text, text_identity
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
+from sae_lens_meta.reproduce.executor import (
+    Executor,
+    InThisProcess,
+    Piece,
+    raise_failed,
+)
 from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.reproduce.rehearsal import random_model
 from sae_lens_meta.reproduce.trained_on import text_metadata, text_store
@@ -47,6 +52,9 @@ class Run:
         groups: names of the SAEs that are trained in one pass.
         judge_url, judge_model: of autointerp.
         repo: on the Hub, to publish to; None prepares only.
+        executor: that has its pieces done.
+        training_gb, comparing_gb: memory of the host that a training and a comparison take, by our
+            estimate.
     """
 
     recipe: Recipe
@@ -57,6 +65,25 @@ class Run:
     judge_url: str | None = None
     judge_model: str | None = None
     repo: str | None = None
+    executor: Executor = field(default_factory=InThisProcess)
+    training_gb: float = 0.0
+    comparing_gb: float = 0.0
+
+    def each(self, pieces: Sequence[Piece]) -> list[Any]:
+        """
+        What the pieces come to, in their order, each done by one process.
+
+        Raises:
+            Exception: as `raise_failed`.
+        """
+        found = self.executor.attempt(self, pieces, keep_going=False)
+        raise_failed(pieces, found)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process: neither the model, which it loads, nor who placed it there."""
+        state = {k: v for k, v in vars(self).items() if k != "model"}
+        return state | {"executor": InThisProcess()}
 
     @cached_property
     def model(self) -> HookedRootModule:

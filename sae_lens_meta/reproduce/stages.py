@@ -16,17 +16,19 @@ from sae_lens import SAE, TrainingSAE
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from safetensors.torch import load_file, save_file
 
+from sae_lens_meta.activations.part import Part, parts
 from sae_lens_meta.autointerp import autointerp
 from sae_lens_meta.autointerp.judge import Judge
 from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
-from sae_lens_meta.comparison.run import compare
-from sae_lens_meta.destination import held, write_whole
+from sae_lens_meta.comparison.run import compare, count_part
+from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.report import write_report
 from sae_lens_meta.report.scores import add_scores
+from sae_lens_meta.reproduce.executor import Piece
 from sae_lens_meta.reproduce.rehearsal import RehearsalJudge
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.training import (
@@ -43,12 +45,22 @@ Figures = dict[str, Any]
 
 def cache(run: Run) -> Figures:
     """Writes the activations that every training reads to disk."""
+    run.each([fill_piece(part) for part in parts(run.executor.n_parts)])
     # what fills no batch of the last shards depends on the order
     cached = [
         run.cached("train", run.recipe.n_tokens, None, seed)
         for seed in run.recipe.seeds
     ]
     return {"n_tokens": cached[0].n_tokens}
+
+
+def fill_piece(part: Part) -> Piece:
+    """Reads a part of the activations."""
+    return Piece(f"cache_{part.id}", _fill, part)
+
+
+def _fill(run: Run, part: Part) -> None:
+    run.fill("train", run.recipe.n_tokens, None, part)
 
 
 def train(run: Run) -> Figures:
@@ -62,24 +74,24 @@ def continue_training(run: Run) -> Figures:
 
 
 def _train_until(run: Run, n_tokens: int) -> Figures:
-    return {
-        ", ".join(group): train_group(run, i, n_tokens)
-        for i, group in enumerate(run.groups)
-    }
+    names = [", ".join(group) for group in run.groups]
+    found = run.each([train_piece(run, i, n_tokens) for i in range(len(names))])
+    return dict(zip(names, found, strict=True))
 
 
-def train_group(run: Run, place: int, n_tokens: int) -> Figures:
-    """
-    Trains the SAEs of `run.groups[place]` up to `n_tokens`, unless that has ended.
+def train_piece(run: Run, place: int, n_tokens: int) -> Piece:
+    """Trains the SAEs of `run.groups[place]` up to `n_tokens`, unless that has ended."""
+    name = "_".join(("train", *run.groups[place]))
+    return Piece(name, train_group, (place, n_tokens), run.training_gb)
 
-    Raises:
-        ValueError: if another process is at it.
-    """
+
+def train_group(run: Run, argument: tuple[int, int]) -> Figures:
+    """What `train_piece` does, for a place and a number of tokens."""
+    place, n_tokens = argument
     marker = ended(run, place, n_tokens)
-    with held(run.folder / "pieces" / f"train_{place}"):
-        if not marker.is_file():
-            found = asdict(_train_group(run, place, n_tokens))
-            write_whole(marker, json.dumps(found))
+    if not marker.is_file():
+        found = asdict(_train_group(run, place, n_tokens))
+        write_whole(marker, json.dumps(found))
     return json.loads(marker.read_text())
 
 
@@ -122,18 +134,34 @@ def equal_l2(run: Run) -> Figures:
     Where that is the last one, it is the solo SAE, which is compared already: nothing is
     exported then, since one SAE is one piece of evidence.
     """
-    figures = {}
-    for seed, target in zip(run.recipe.seeds, run.paths(EQUAL_L2), strict=True):
-        # all as they were exported, before any is calibrated
-        joint = checkpoints_of(run, f"{JOINT}_{seed}")
-        wanted = _l2(run, joint[max(joint)])
-        solo = checkpoints_of(run, f"{SOLO}_{seed}")
-        n_tokens, l2 = _nearest(run, solo, wanted)
-        figures[target.name] = {"joint_l2": wanted, "l2": l2, "n_tokens": n_tokens}
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier call of this stage
-        if n_tokens < max(solo):
-            export(solo[n_tokens], target, run.device)
-    return figures
+    run.each([select_piece()])  # which all of these read
+    return dict(
+        run.each(
+            [Piece(f"{EQUAL_L2}_{s}", _equal_l2, s) for s in run.recipe.seeds],
+        )
+    )
+
+
+def select_piece() -> Piece:
+    """Reads the activations that thresholds, equal L2 and sweeps are taken on."""
+    return Piece("select", _fill_selection, None)
+
+
+def _fill_selection(run: Run, _: None) -> None:
+    next(run.selection())
+
+
+def _equal_l2(run: Run, seed: int) -> tuple[str, Figures]:
+    target = run.saes / f"{EQUAL_L2}_{seed}"
+    # all as they were exported, before any is calibrated
+    joint = checkpoints_of(run, f"{JOINT}_{seed}")
+    wanted = _l2(run, joint[max(joint)])
+    solo = checkpoints_of(run, f"{SOLO}_{seed}")
+    n_tokens, l2 = _nearest(run, solo, wanted)
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier call of this stage
+    if n_tokens < max(solo):
+        export(solo[n_tokens], target, run.device)
+    return target.name, {"joint_l2": wanted, "l2": l2, "n_tokens": n_tokens}
 
 
 def _nearest(
@@ -174,17 +202,25 @@ def _l2(run: Run, checkpoint: Path) -> float:
 
 def calibrate_all(run: Run) -> Figures:
     """Rounds the matrices of every SAE as the recipe says, and takes its thresholds."""
-    figures = {}
-    for path in run.all_paths():
-        store_matrices(path, run.recipe.matrices)
-        sae = SAE.load_from_disk(path, run.device)
-        figures[path.name] = asdict(
-            calibrate(sae, run.selection(), text=run.selection_text())
-        )
-        sae.save_model(path)
-        store_matrices(path, run.recipe.matrices)
-        if (path / META_FOLDER).is_dir():
-            store_matrices(path / META_FOLDER, run.recipe.matrices)
+    names = [path.name for path in run.all_paths()]
+    run.each([select_piece()])
+    found = run.each([Piece(f"calibrate_{name}", _calibrate, name) for name in names])
+    return dict(zip(names, found, strict=True))
+
+
+def _calibrate(run: Run, name: str) -> Figures:
+    path = run.saes / name
+    store_matrices(path, run.recipe.matrices)
+    sae = SAE.load_from_disk(path, run.device)
+    figures = asdict(calibrate(sae, run.selection(), text=run.selection_text()))
+    with TemporaryDirectory(dir=run.folder) as folder:
+        sae.save_model(folder)
+        store_matrices(Path(folder), run.recipe.matrices)
+        # a process that is killed leaves the file before, or this one
+        for file in Path(folder).iterdir():
+            file.replace(path / file.name)
+    if (path / META_FOLDER).is_dir():
+        store_matrices(path / META_FOLDER, run.recipe.matrices)
     return figures
 
 
@@ -199,20 +235,38 @@ def store_matrices(path: Path, dtype: str) -> None:
 
 def compare_all(run: Run) -> Figures:
     """Holds the joint SAEs against the solo ones on text that none has seen."""
+    n_parts = run.executor.n_parts
+    if n_parts > 1:  # else the comparison counts for itself
+        names = [(f"count_{part.id}", part) for part in parts(n_parts)]
+        run.each([Piece(name, _count, p, run.comparing_gb) for name, p in names])
+    (figures,) = run.each([Piece("compare", _compare, None, run.comparing_gb)])
+    return figures
+
+
+def _count(run: Run, part: Part) -> None:
+    count_part(_compare_config(run), run.source_config(), part, run.model)
+
+
+def _compare(run: Run, _: None) -> Figures:
+    cfg = _compare_config(run)
+    found = compare(cfg, run.source_config(), run.model, _without_control(run))
+    write_report(found, cfg.output / "report.html")
+    return {"verdict": found.verdict, "warnings": found.warnings}
+
+
+def _compare_config(run: Run) -> CompareConfig:
     groups = {
         SOLO: run.paths(SOLO),
         EQUAL_L2: run.controls(),
         JOINT: run.paths(JOINT),
     }
-    folder = run.folder / "comparison"
     # the folder is the run's own
-    settings = replace(run.recipe.comparing, output=folder, overwrite=True)
-    cfg = CompareConfig(
+    settings = replace(
+        run.recipe.comparing, output=run.folder / "comparison", overwrite=True
+    )
+    return CompareConfig(
         **vars(settings), groups={name: p for name, p in groups.items() if p}
     )
-    found = compare(cfg, run.source_config(), run.model, _without_control(run))
-    write_report(found, folder / "report.html")
-    return {"verdict": found.verdict, "warnings": found.warnings}
 
 
 def _without_control(run: Run) -> list[str]:
@@ -230,6 +284,11 @@ def _without_control(run: Run) -> list[str]:
 
 def interpret(run: Run) -> Figures:
     """Lets a judge explain latents of the first joint SAE and of its solo partner."""
+    (figures,) = run.each([Piece("autointerp", _interpret, None)])
+    return figures
+
+
+def _interpret(run: Run, _: None) -> Figures:
     paths = {JOINT: run.paths(JOINT)[0], SOLO: run.paths(SOLO)[0]}
     cfg = replace(run.recipe.interpreting, output=run.folder / "autointerp")
     judge = _judge(run)

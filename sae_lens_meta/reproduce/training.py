@@ -23,6 +23,7 @@ from typing_extensions import override
 from sae_lens_meta.interruption import Interrupted, StopSignals
 from sae_lens_meta.training.joint import MetaTrainingSAE, MetaTrainingSAEConfig
 from sae_lens_meta.training.resume import ACTIVATIONS
+from sae_lens_meta.underway import advance
 
 FINAL = "final_"  # SAELens's name of the checkpoint that ends a training
 Batches = Iterator[dict[str, torch.Tensor]]
@@ -148,6 +149,7 @@ class _Trainer(MultiSAETrainer):
             before = max(0, done - self.cfg.train_batch_size_samples)
             pbar.initial = pbar.n = pbar.last_print_n = before
         pbar.update(done - pbar.n)
+        advance(done, pbar.total, "tokens trained on")
 
 
 def _fit_or_keep(

@@ -94,13 +94,15 @@ def percent_over_blocks(
     return block_interval(percent, HalfSampled(spread, drawn[0].n_blocks))
 
 
-def mean_interval(values: Sequence[float] | np.ndarray) -> Interval | None:
+def mean_interval(
+    values: Sequence[float] | np.ndarray, level: float = LEVEL
+) -> Interval | None:
     """Student's interval of a mean over seeds, latents or pairs; None for a single one."""
     n = len(values)
     if n < 2:
         return None
     mean = float(np.mean(values))
-    half = _t(n - 1) * float(np.std(values, ddof=1)) / n**0.5
+    half = _t(n - 1, level) * float(np.std(values, ddof=1)) / n**0.5
     return Interval(mean - half, mean + half)
 
 
