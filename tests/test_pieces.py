@@ -1,9 +1,11 @@
 """A recipe in pieces, each by a process of its own, comes to what one process comes to."""
 
+import io
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from sae_lens_meta.activations import cache
+from sae_lens_meta.activations.part import WHOLE
 from sae_lens_meta.destination import held
+from sae_lens_meta.reproduce import run as run_module
+from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.reproduce.stages import fill_piece
 from sae_lens_meta.reproduce.training import newest_checkpoint
+from sae_lens_meta.reproduce.watching import WatchConfig, table, watch
+from sae_lens_meta.underway import Standing
 from tests.test_reproduce import plain_recipe, written
 from tests.tiny_llama import save_tiny_llama
 
@@ -144,3 +152,71 @@ def test_pieces_run_at_once_and_a_killed_one_goes_on(
     one, pieces = (all_weights(tmp_path / name) for name in ("one", "pieces"))
     assert one.keys() == pieces.keys()
     assert all(torch.equal(tensor, pieces[name]) for name, tensor in one.items())
+
+
+def test_the_model_goes_to_its_own_device_and_the_saes_to_theirs(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    load = run_module.load_model
+
+    def noted(kind: str, name: str, device: str, kwargs: Any) -> Any:
+        asked.append(device)
+        return load(kind, name, "cpu", kwargs)
+
+    monkeypatch.setattr(run_module, "load_model", noted)
+    of = run_module.Run(load_recipe(str(recipe)), tmp_path, "cpu", llm_device="cuda:7")
+    _ = of.model
+    cfg = of.runner_config(["joint_1"], 1000)
+    assert (asked, cfg.device, cfg.saes["joint_1"].device) == (["cuda:7"], "cpu", "cpu")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for a little more than one shard of activations, and no more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("a disk can be mounted by root alone")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_said_and_what_was_complete_is_gone_on_from(
+    recipe: Path, tmp_path: Path, small_disk: Path
+) -> None:
+    run(recipe, tmp_path / "one", stage=["cache", "train"])
+    folder = small_disk / "run"
+    of = run_module.Run(load_recipe(str(recipe)), folder, "cpu")
+    with pytest.raises(OSError, match="No space left|disk of .* is full"):
+        of.each([fill_piece(WHOLE)])
+    kept = list((folder / "activations" / "train").glob("*.safetensors"))
+    assert len(kept) >= 1
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    more = ["mount", "-o", "remount,size=64m", str(small_disk)]
+    subprocess.run(more, check=True)
+    run(recipe, folder, stage=["cache", "train"])
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    one, gone_on = all_weights(tmp_path / "one"), all_weights(folder)
+    assert all(torch.equal(tensor, gone_on[name]) for name, tensor in one.items())
+
+
+def test_every_piece_is_seen_from_another_shell(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    console = Console(record=True, width=160, file=io.StringIO())
+    with pytest.raises(FileNotFoundError, match="No piece of a run has begun"):
+        watch(folder, WatchConfig(), console)
+    run(recipe, folder, stage=["cache", "train"])
+    watch(folder, WatchConfig(), console)  # which ends, since nothing runs
+    shown = console.export_text()
+    assert "4 done" in shown and "train_joint_1_solo_1" in shown
+    assert "100% of 3,072 tokens trained on" in shown
+    killed, failed = (
+        Standing("a", "host", 7, state, 0, 100, 50, 200, "tokens", 10.0, error)
+        for state, error in (("running", ""), ("failed", "[no] room"))
+    )
+    console.print(table([killed, failed], now=400))
+    shown = console.export_text()
+    assert "silent for 5 min 00 s" in shown and "failed: [no] room" in shown
+    assert "25% of 200 tokens" in shown and "15 s" in shown

@@ -28,6 +28,7 @@ from sae_lens_meta.measures.histograms import LOG_EDGES
 with extra("report"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+FORMAT = 1
 SCRIPTS = ("blocks", "elements", "charts", "views", "search", "router")
 PER_BLOCK = {"latents": 64, "metas": 64}  # entries
 PER_BLOCK_WITHOUT_CONTEXTS = 512
@@ -91,6 +92,7 @@ def _head(name: str, weights_sha256: str, core: dict[str, Any]) -> str:
     return (
         environment.get_template("atlas.html.jinja").render(
             name=name,
+            format=FORMAT,
             weights_sha256=weights_sha256,
             version=__version__,
             made=datetime.now(timezone.utc).date().isoformat(),

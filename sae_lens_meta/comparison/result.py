@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from sae_lens_meta.activations.measured_on import MeasuredOn
 from sae_lens_meta.comparison.older import upgraded
 from sae_lens_meta.destination import write_whole
+from sae_lens_meta.formats import check_format
 from sae_lens_meta.measures.evaluate import Evaluation
 from sae_lens_meta.measures.histograms import Histogram
 from sae_lens_meta.measures.pair_map import PairMap
@@ -247,11 +248,8 @@ class Comparison:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT:
-            raise ValueError(
-                f"This comparison is of format {self.format}, and this version of sae-lens-meta "
-                f"reads {FORMAT}. Run `sae-lens-meta compare` again."
-            )
+        otherwise = "run `sae-lens-meta compare` again"
+        check_format("This comparison", self.format, FORMAT, otherwise)
 
     def save(self, folder: Path) -> Path:
         """Writes comparison.json, and its JSON schema beside it."""

@@ -12,6 +12,7 @@ from sae_lens_meta.decomposition.decomposition import Decomposition, decomposed
 from sae_lens_meta.decomposition.given import GivenSAE
 from sae_lens_meta.decomposition.nulls import Nulls
 from sae_lens_meta.decomposition.stability import Stability
+from sae_lens_meta.formats import check_format
 from sae_lens_meta.hashing import file_sha256
 
 FOLDER = "decomposition"  # in that of the SAE
@@ -72,11 +73,7 @@ def read(folder: Path, given: GivenSAE) -> Decomposition:
         raise ValueError(
             f"{path} is damaged ({error!r}). Run decompose again."
         ) from error
-    if written != FORMAT:
-        raise ValueError(
-            f"{path} is of format {written}, and this version reads {FORMAT}. Update "
-            "sae-lens-meta, or run decompose again."
-        )
+    check_format(path, written, FORMAT, "run decompose again")
     if of["decoder_sha256"] != given.sha256:
         raise ValueError(
             f"{folder} is the decomposition of another SAE than {given.name}: of {of['name']}, "

@@ -223,10 +223,10 @@ class _Replacement:
     def decode(self, activations: torch.Tensor) -> torch.Tensor:
         replaced = activations.clone()
         with flat_heads(self._sae):
-            x = activations[:, self._positions].float()
-            replaced[:, self._positions] = self._sae.decode(self._sae.encode(x)).to(
-                replaced.dtype
-            )
+            # the language model may have a device of its own
+            x = activations[:, self._positions].to(self.device, torch.float32)
+            decoded = self._sae.decode(self._sae.encode(x))
+            replaced[:, self._positions] = decoded.to(replaced)
         return replaced
 
 

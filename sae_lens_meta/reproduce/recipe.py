@@ -14,9 +14,11 @@ from sae_lens_meta import yaml_numbers
 from sae_lens_meta.autointerp.config import AutointerpConfig
 from sae_lens_meta.comparison.config import Settings
 from sae_lens_meta.comparison.members import JOINT, SOLO
+from sae_lens_meta.formats import check_format
 from sae_lens_meta.reproduce.trained_on import together
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
+FORMAT = 1
 # of MultiSAETrainingRunnerConfig: what changes how tokens are read would have to be known to
 # everything that measures, and what is written where is the recipe's own
 RUNNER_FIELDS = {
@@ -101,6 +103,7 @@ class Recipe(_Strict):
     A recipe.
 
     Attributes:
+        format: of the file; 1.
         release: name of the release.
         model: that SAELens loads, or `smollm2`.
         model_class: HookedTransformer or AutoModelForCausalLM.
@@ -123,6 +126,7 @@ class Recipe(_Strict):
         rehearsal: how to rehearse it without its model.
     """
 
+    format: int = FORMAT
     release: str
     model: str
     model_class: str = "HookedTransformer"
@@ -145,6 +149,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
+        check_format("it", self.format, FORMAT)
         if unknown := sorted(set(self.runner) - RUNNER_FIELDS):
             raise ValueError(
                 f"a recipe's runner has no {unknown[0]!r}; it takes "

@@ -39,7 +39,8 @@ class ReproduceConfig:
         dataset (str | None): The text, in the place of the recipe's.
         together (int | None): SAEs to train in one pass, at most; by default the two of a seed if
             they fit into memory by our estimate. Settled once training has begun.
-        device (str): Of the model and the SAEs; by default a GPU where there is one.
+        device (str): Of the SAEs and the model; by default a GPU where there is one.
+        llm_device (str | None): Of the model alone, for instance cuda:1.
         judge_url (str | None): Of autointerp, for instance http://127.0.0.1:8000/v1.
         judge_model (str | None): Its name there.
         repo (str | None): Repository on the Hub to publish to; by default the last stage
@@ -57,6 +58,7 @@ class ReproduceConfig:
     dataset: str | None = None
     together: int | None = None
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    llm_device: str | None = None
     judge_url: str | None = None
     judge_model: str | None = None
     repo: str | None = None
@@ -171,6 +173,7 @@ def _asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
         judge_url=cfg.judge_url,
         judge_model=cfg.judge_model,
         repo=cfg.repo,
+        llm_device=cfg.llm_device,
     )
 
 
@@ -190,7 +193,7 @@ class _State:
 
 def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
     path = folder / STATE
-    plain = recipe.model_dump() | {"is_rehearsal": is_rehearsal}
+    plain = recipe.model_dump(exclude={"format"}) | {"is_rehearsal": is_rehearsal}
     if not path.is_file():
         return _State(path, plain, {}, {})
     found = json.loads(path.read_text())

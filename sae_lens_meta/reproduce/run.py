@@ -47,7 +47,8 @@ class Run:
     Attributes:
         recipe: as it is run; of a rehearsal, the shortened one.
         folder: that receives everything.
-        device: of the model and the SAEs.
+        device: of the SAEs, and of the model but for
+        llm_device: of the model, where it has one of its own.
         is_rehearsal: whether the language model has random weights.
         groups: names of the SAEs that are trained in one pass.
         judge_url, judge_model: of autointerp.
@@ -65,6 +66,7 @@ class Run:
     judge_url: str | None = None
     judge_model: str | None = None
     repo: str | None = None
+    llm_device: str | None = None
     executor: Executor = field(default_factory=InThisProcess)
     training_gb: float = 0.0
     comparing_gb: float = 0.0
@@ -88,12 +90,13 @@ class Run:
     @cached_property
     def model(self) -> HookedRootModule:
         """The language model."""
+        device = self.llm_device or self.device
         if self.is_rehearsal:
-            return random_model(self.recipe, self.device)
+            return random_model(self.recipe, device)
         return load_model(
             self.recipe.model_class,
             model_path(self.recipe.model),
-            self.device,
+            device,
             self.recipe.training.model_from_pretrained_kwargs,
         )
 
@@ -171,7 +174,7 @@ class Run:
         tokens = torch.zeros(
             (store.store_batch_size_prompts, store.context_size),
             dtype=torch.long,
-            device=self.device,
+            device=self.llm_device or self.device,
         )
         seconds = []
         for _ in range(2):  # the first warms up

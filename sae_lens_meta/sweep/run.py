@@ -152,7 +152,7 @@ def _asked(recipe: Recipe, cfg: SweepConfig) -> Recipe:
 def _claim(run: Run, cfg: SweepConfig) -> None:
     path = run.folder / STATE
     # what may differ between calls is not of the state: seeds, and how it is run
-    mine = run.recipe.model_dump(exclude={"seeds"}) | {
+    mine = run.recipe.model_dump(exclude={"format", "seeds"}) | {
         "text_sha256": text_identity(run.recipe.dataset).sha256,
         "min_fired": cfg.min_fired,
         "meta_steps": cfg.meta_steps,

@@ -8,11 +8,14 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, get_sae_class
 from sae_lens.saes.sae import SAEConfig, TrainingSAEConfig
 from typing_extensions import override
 
+from sae_lens_meta.formats import check_format
 from sae_lens_meta.training.ranges import check_penalty
 
 # whose factor or matrices SAELens folds into the weights when a training ends
 FOLDED_NORMALIZATIONS = ("expected_average_only_in", "covariance_whitening")
 META_WIDTH_RATIO = 0.09
+# of checkpoints and of what is exported from them, in the metadata of their configs
+FORMAT, FORMAT_KEY = 1, "sae_lens_meta_format"
 
 
 # a mixin that is checked as what it is mixed into, and leaves that class's defaults alone
@@ -90,6 +93,10 @@ class DecomposabilityConfig(_Base):
     def __post_init__(self) -> None:
         # dataclasses.replace, the way to a solo control, would share one metadata object
         self.metadata = copy.deepcopy(self.metadata)
+        check_format(
+            "This SAE", self.metadata.get(FORMAT_KEY, FORMAT), FORMAT, "train it again"
+        )
+        self.metadata[FORMAT_KEY] = FORMAT
         self._check()
         super().__post_init__()
 

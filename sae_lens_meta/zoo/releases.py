@@ -27,7 +27,9 @@ from sae_lens.loading.pretrained_saes_directory import (
 )
 
 from sae_lens_meta.destination import write_whole
+from sae_lens_meta.formats import check_format
 
+FORMAT = 1
 LOADER = "sae_lens_meta"  # what SAELens's directory calls our loader
 NEEDED_FILES = {SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME}
 ALLOWED_FILES = {*NEEDED_FILES, SPARSITY_FILENAME}
@@ -227,9 +229,21 @@ class Release(_Strict):
 
 
 class Zoo(_Strict):
-    """All of pretrained.yaml."""
+    """
+    All of pretrained.yaml.
+
+    Attributes:
+        releases: in the file's order.
+        format: of the file; 1.
+    """
 
     releases: list[Release]
+    format: int = FORMAT
+
+    @model_validator(mode="after")
+    def _is_of_a_known_format(self) -> "Zoo":
+        check_format("it", self.format, FORMAT)
+        return self
 
 
 def zoo_path() -> Path:
