@@ -4,9 +4,9 @@ What it changes to hold the selection of meta latents for a cycle: known truth, 
     python -m benchmarks.meta_selection run        # ten minutes on 2 cores
     python -m benchmarks.meta_selection table
 
-The data of `benchmarks.ground_truth`, and for every seed other data, weights and order. Two SAEs
-of one seed differ in `meta_selection` alone; how far their figures lie apart is held against how
-far those of two seeds lie apart with `every_step`. In each step with a held selection the
+Kinds of data of `sae-lens-meta groundtruth`, and for every seed other data, weights and order. Two
+SAEs of one seed differ in `meta_selection` alone; how far their figures lie apart is held against
+how far those of two seeds lie apart with `every_step`. In each step with a held selection the
 penalty and its gradient are also taken with a new one.
 
 On SmolLM2 the trainings are those of `benchmarks.sweep`, on 500,000 tokens, and their lines are in
@@ -19,37 +19,43 @@ meta_selection_smollm2.jsonl:
 import argparse
 import json
 import os
+from dataclasses import asdict
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sae_lens.training.sae_trainer import SAETrainer
 from scipy import stats
 from tqdm.auto import tqdm
 
-from benchmarks.ground_truth import (
-    BATCH,
-    DATA,
-    FIGURES,
-    STEPS,
-    TEST_SAMPLES,
-    Setting,
-    exported,
-    measure,
-    new_trainer,
-    synthetic_model,
-)
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.known_truth.data import KnownTruth
+from sae_lens_meta.known_truth.figures import truth_figures
+from sae_lens_meta.known_truth.objective import parse_objective
+from sae_lens_meta.known_truth.training import exported
 from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.penalty import decomposability
 
+DATA = ("correlated", "hierarchy_1")
 SEEDS = range(5)
-K = 4
-PENALTY = Setting(0.3, 1.0, 3e-3)
+STEPS, BATCH, TEST_SAMPLES = 1500, 512, 25_000
+D_SAE, K, LR = 512, 4, 1e-3
+JOINT = (
+    "{{architecture: meta, meta_k: 4, meta_lr: 3.0e-3, meta_selection: {}, "
+    "normalize_activations: none}}"
+)
 MODES = ("every_step", "cycle")
+FIGURES = {
+    "L2": "l2",
+    "mean |phi|": "phi",
+    "MCC": "mcc",
+    "F1": "f1",
+    "uniqueness": "uniqueness",
+}
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SMOLLM2 = RESULTS.with_name("meta_selection_smollm2.jsonl")
 ON_SMOLLM2 = {
@@ -59,6 +65,13 @@ ON_SMOLLM2 = {
     "post-hoc meta-explained": "meta_explained",
     "silent": "n_silent",
 }
+
+
+def new_trainer(truth: KnownTruth, mode: str) -> SAETrainer[Any, Any]:
+    objective = parse_objective(f"{mode}={JOINT.format(mode)}")
+    torch.manual_seed(truth.seed)
+    sae = objective.new_sae(truth.d_in, D_SAE, K, truth.seed)
+    return SAETrainer(objective.trainer_config(STEPS, BATCH, LR), sae, iter(()))
 
 
 def off_by(sae: MetaTrainingSAE) -> tuple[float, float]:
@@ -81,27 +94,24 @@ def off_by(sae: MetaTrainingSAE) -> tuple[float, float]:
 def perform(run: tuple[str, int]) -> list[dict[str, Any]]:
     data, seed = run
     torch.set_num_threads(1)
-    model = synthetic_model(data, seed)
-    torch.manual_seed(seed)
-    test = model.sample_with_features(TEST_SAMPLES)
-    trainers = {
-        mode: new_trainer(seed, K, PENALTY, meta_selection=mode) for mode in MODES
-    }
+    truth = KnownTruth(data, seed)
+    trainers = {mode: new_trainer(truth, mode) for mode in MODES}
     errors = []
-    for _ in range(STEPS):
-        batch = model.sample(BATCH)
+    for batch in islice(truth.batches(BATCH), STEPS):
         for mode, trainer in trainers.items():
             trainer.step(batch)
             trainer.n_training_steps += 1
             if mode == "cycle":
                 errors.append(off_by(trainer.sae))
     penalty, gradient = np.abs(errors).mean(axis=0)
-    return [
-        {"data": data, "seed": seed, "mode": mode}
-        | measure(model, test, exported(trainer.sae))
-        | {"off_penalty": float(penalty), "off_gradient": float(gradient)}
-        for mode, trainer in trainers.items()
-    ]
+    test = truth.test_samples(TEST_SAMPLES)
+    results = []
+    for mode, trainer in trainers.items():
+        figures = truth_figures(exported(trainer.sae), truth, test, with_premise=False)
+        off = {"off_penalty": float(penalty), "off_gradient": float(gradient)}
+        line = {"data": data, "seed": seed, "mode": mode}
+        results.append(line | asdict(figures) | off)
+    return results
 
 
 def run_all(n_processes: int) -> None:

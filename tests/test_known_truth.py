@@ -1,5 +1,6 @@
 """A study on known truth: its data, its figures against brute force, and that it goes on."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,13 @@ from sae_lens_meta.known_truth.figures import premise, truth_figures
 from sae_lens_meta.known_truth.objective import parse_objective
 from sae_lens_meta.known_truth.plot import plot_study
 from sae_lens_meta.known_truth.study import RESULTS, StudyConfig, planned, run_study
-from sae_lens_meta.known_truth.table import COLUMNS, changes, groups, print_study
+from sae_lens_meta.known_truth.table import (
+    COLUMNS,
+    changes,
+    groups,
+    print_study,
+    shown,
+)
 from sae_lens_meta.known_truth.training import Trained
 
 SMALL = [name for name in KINDS if name != "synthsaebench_16k"]
@@ -205,11 +212,15 @@ def test_changes_are_by_seed_and_the_control_is_between_the_steps(
         assert change == pytest.approx(
             100 * (stock.mcc / np.interp(stock.l2, x, y) - 1)
         )
-    console = Console(record=True, width=240)
+    console = Console(record=True, width=80, file=io.StringIO())
     print_study(study, console)
     text = console.export_text()
     assert "hierarchy_1, 512 latents, k 4, 30 steps of 128, 2 seeds" in text
-    assert "the same at equal L2" in text and "true features" in text
+    assert "at equal L2" in text and "true features" in text
+    # in eighty columns, nothing is cut
+    assert all(column.label in text for column in COLUMNS)
+    (line,) = [line for line in text.splitlines() if "MCC %" in line]
+    assert shown(changes(study, group, "stock", mcc)) in line and shown(control) in line
     plot_study(study, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
 

@@ -38,7 +38,7 @@ COLUMNS = (
     Column("mcc", "MCC %"),
     Column("f1", "F1 %"),
     Column("uniqueness", "unique %"),
-    Column("recall_with_child", "recall of parent with child, points", True),
+    Column("recall_with_child", "recall of parents, points", True),
     Column("absorption_gap", "absorption gap, points", True),
     Column("excess_cosine", "excess cosine, points", True),
     Column("phi", "mean |phi| %"),
@@ -142,21 +142,27 @@ def _baseline(study: Study, group: Group) -> Table:
 
 
 def _changes(study: Study, group: Group) -> Table:
+    """Figure by figure, so that SAEs stand under each other, in eighty columns."""
+    baseline = study.cfg.baseline
     table = Table(
         caption="Mean over seeds above the baseline, and half of its 95 % interval"
     )
-    table.add_column("SAE")
-    table.add_column("against")
+    for heading in ("figure", "SAE"):
+        table.add_column(heading)
+    for heading in (f"above {baseline}", "at equal L2"):
+        table.add_column(heading, justify="right")
     for column in COLUMNS:
-        table.add_column(column.label, justify="right")
-    for name in study.objectives:
-        if name == study.cfg.baseline:
-            continue
-        cells = [shown(changes(study, group, name, c)) for c in COLUMNS]
-        table.add_row(name, study.cfg.baseline, *cells)
-        control = [
-            shown(changes(study, group, name, c, True)) if c.is_controlled else ""
-            for c in COLUMNS
-        ]
-        table.add_row("", "the same at equal L2", *control)
+        label = column.label
+        for name in study.objectives:
+            change = shown(changes(study, group, name, column))
+            if name == baseline or not change:
+                continue
+            control = (
+                shown(changes(study, group, name, column, at_equal_l2=True))
+                if column.is_controlled
+                else ""
+            )
+            table.add_row(label, name, change, control)
+            label = ""
+        table.add_section()
     return table
