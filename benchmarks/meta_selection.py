@@ -9,11 +9,8 @@ SAEs of one seed differ in `meta_selection` alone; how far their figures lie apa
 how far those of two seeds lie apart with `every_step`. In each step with a held selection the
 penalty and its gradient are also taken with a new one.
 
-On SmolLM2 the trainings are those of `benchmarks.sweep`, on 500,000 tokens, and their lines are in
-meta_selection_smollm2.jsonl:
-
-    python -m benchmarks.sweep run RUN_FOLDER --recipe RECIPE --tokens 500000 solo \\
-        seed=42,meta_selection=every_step seed=42,meta_selection=cycle ...
+On SmolLM2, 500,000 tokens, the lines of meta_selection_smollm2.jsonl were made by the script that
+`sae-lens-meta sweep` has replaced.
 """
 
 import argparse

@@ -1,22 +1,19 @@
 """
-Sweeps of the SmolLM2 release, on the activations that `sae-lens-meta reproduce` has cached.
+The sweeps by which the SmolLM2 release's settings were chosen: their table and picture.
 
-    python -m benchmarks.sweep run RUN_FOLDER --tokens 2000000 solo base meta_lr=0.01
     python -m benchmarks.sweep table --tokens 2000000
     python -m benchmarks.sweep plot
 
-A setting is `solo`, `base` (the paper's on the recipe's shape, but for meta_lr), or changes of
-the base's SAE settings joined by commas; `seed=43` and `lr=0.001` are understood too. Each
-result is a line of benchmarks/sweep.jsonl, measured on the recipe's selection text, which the
-final figures do not use. Settings that have their line are passed over, and SAEs that are
-there are not trained again. Tables are Markdown, in the order of the settings; the plot is
+The lines of benchmarks/sweep.jsonl were made by the script that `sae-lens-meta sweep` has replaced, one for each
+setting: `solo`, `base` (the paper's on the recipe's shape, but for meta_lr), or changes of the base's
+SAE settings joined by commas; `seed=43` and `lr=0.001` are understood too. They are of the recipe's selection text,
+which the final figures do not use. Tables are Markdown, in the order of the settings; the plot is
 docs/img/sweep.png.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +21,14 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sae_lens import SAE
 
-from sae_lens_meta.activations.cache import SHARD_TOKENS, CachedActivations
-from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
-from sae_lens_meta.measures.meta_structure import meta_explained_variance
-from sae_lens_meta.measures.phi import summarize_phi
-from sae_lens_meta.measures.phi_by_rate import PhiByRate, phi_by_rate
-from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
-from sae_lens_meta.reproduce.run import Run
-from sae_lens_meta.reproduce.training import train_together
-from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.training.checks import pace
-from sae_lens_meta.training.meta_fit import meta_fit
-from sae_lens_meta.training.penalty import unit_rows
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 RESULTS = Path(__file__).with_suffix(".jsonl")
 PLOT = Path("docs/img/sweep.png")
-MIN_FIRED, SWEPT = 30, 2_000_000
+SWEPT = 2_000_000
 COEFFICIENT = "decomposability_coefficient"
 # the settings that those of a sweep change, whatever was selected since; tables are in this order
 BASE = {
@@ -81,72 +66,6 @@ def changed(recipe: Recipe, setting: str, tokens: int) -> tuple[Recipe, str]:
     runner = recipe.runner | {"training_tokens": tokens, "n_checkpoints": 0, "lr": lr}
     update = {"seeds": [seed], "runner": runner, "sae": recipe.sae | sae}
     return recipe.model_copy(update=update), f"{'solo' if is_solo else 'joint'}_{seed}"
-
-
-def trained(run: Run, setting: str, tokens: int) -> Path:
-    """Folder of the SAE of a setting, which is trained unless it is there."""
-    variant, name = changed(run.recipe, setting, tokens)
-    path = run.folder / "sweep" / f"{setting}_{tokens}" / name
-    if not path.is_dir():
-        of_one = Run(variant, run.folder, "cpu", groups=[[name]])
-        batch = variant.training.train_batch_size_tokens
-        kept = run.folder / "activations" / "train"
-        order = 0  # for all seeds, as it was in the runs that are recorded
-        store = CachedActivations(kept, variant.hook, batch, order)
-        # the first of the text, so that a sweep needs not wait for all of it
-        store.shards = store.shards[: ceil(tokens / SHARD_TOKENS)]
-        cfg = of_one.runner_config([name], tokens)
-        metadata = of_one.metadata(order)
-        train_together(cfg, store, path.parent / "checkpoints", path.parent, metadata)
-    return path
-
-
-def counted(run: Run, path: Path) -> tuple[ReconstructionMeter, CooccurrenceCounter]:
-    sae = SAE.load_from_disk(path)
-    meter = ReconstructionMeter(sae)
-    counter = CooccurrenceCounter(sae.cfg.d_sae)
-    for batch in run.selection():
-        counter.update(meter.update(batch) > 0)
-    return meter, counter
-
-
-def phi_of(run: Run, setting: str, tokens: int) -> PhiByRate:
-    meter, counter = counted(run, trained(run, setting, tokens))
-    return phi_by_rate(counter, meter.fired >= MIN_FIRED)
-
-
-def measure(
-    run: Run, setting: str, tokens: int, solo: PhiByRate
-) -> dict[str, float | None]:
-    path = trained(run, setting, tokens)
-    meter, counter = counted(run, path)
-    result = meter.result()
-    alive = meter.fired >= MIN_FIRED
-    phi, by_rate = summarize_phi(counter, alive), phi_by_rate(counter, alive)
-    return {
-        "l2": result.normalized_l2,
-        "l0": result.l0,
-        "n_silent": result.n_silent,
-        "n_alive": int(alive.sum()),
-        "phi": phi.mean_abs,
-        "phi_by_chance": phi.expected_by_chance,
-        "n_measured": result.n_tokens,
-        "meta_explained": meta_explained_variance(
-            SAE.load_from_disk(path).W_dec, 368, 4
-        ),
-        "own_meta_explained": own_fit(path),
-        "phi_ratio": by_rate.ratio_at_equal_rates(solo),
-    }
-
-
-def own_fit(path: Path) -> float | None:
-    """Share of the variance of an SAE's decoder rows that its own meta SAE explains."""
-    if not (path / META_FOLDER).is_dir():
-        return None
-    rows = unit_rows(SAE.load_from_disk(path).W_dec.detach())
-    recons = SAE.load_from_disk(path / META_FOLDER)(rows).detach()
-    mse = (rows - recons).pow(2).sum(-1)
-    return float(meta_fit(rows, mse)["meta_explained_variance"])
 
 
 def results() -> list[dict[str, Any]]:
@@ -285,37 +204,14 @@ def plot_bargains(ax: Axes) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run")
-    running.add_argument("folder", type=Path)
-    running.add_argument("settings", nargs="+")
-    running.add_argument("--recipe", default=NAME, help="a name or a YAML file")
     showing = commands.add_parser("table")
-    for command in (running, showing):
-        command.add_argument("--tokens", type=int, default=SWEPT)
+    showing.add_argument("--tokens", type=int, default=SWEPT)
     commands.add_parser("plot")
     args = parser.parse_args()
     if args.command == "table":
-        return print("\n".join(table(args.tokens)))
-    if args.command == "plot":
-        return plot()
-    recipe = load_recipe(args.recipe)
-    # as it was cached
-    cached = json.loads((args.folder / "run.json").read_text())["recipe"]
-    run = Run(
-        recipe.model_copy(update={"dataset": cached["dataset"]}), args.folder, "cpu"
-    )
-    solos: dict[str, PhiByRate] = {}
-    for setting in args.settings:
-        known = {(row["setting"], row["tokens"]) for row in results()}
-        if (setting, args.tokens) not in known:
-            row = {"setting": setting, "tokens": args.tokens}
-            solo = solo_of(setting)
-            if solo not in solos:
-                solos[solo] = phi_of(run, solo, args.tokens)
-            row |= measure(run, setting, args.tokens, solos[solo])
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-    return None
+        print("\n".join(table(args.tokens)))
+    else:
+        plot()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.reproduce.stages import fill_piece
 from sae_lens_meta.reproduce.training import newest_checkpoint
 from sae_lens_meta.reproduce.watching import WatchConfig, table, watch
-from sae_lens_meta.underway import Standing
+from sae_lens_meta.underway import FAILED, Standing, standings
 from tests.test_reproduce import plain_recipe, written
 from tests.tiny_llama import save_tiny_llama
 
@@ -128,9 +128,13 @@ reproduce(recipe, ReproduceConfig(output=Path(folder), only=name), Console())
 """
 
 
+# SIGTERM is what a preempted job is sent; it leaves a checkpoint of the step it was at
 @pytest.mark.slow
-def test_pieces_run_at_once_and_a_killed_one_goes_on(
-    recipe: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 1)]
+)
+def test_pieces_run_at_once_and_a_stopped_one_goes_on(
+    recipe: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     run(recipe, tmp_path / "one", stage=["cache", "train"])
     folder = tmp_path / "pieces"
@@ -140,12 +144,17 @@ def test_pieces_run_at_once_and_a_killed_one_goes_on(
         argv = [sys.executable, "-c", PIECE, str(recipe), str(folder), name]
         return subprocess.Popen(argv)
 
-    killed = start("joint_1")
+    stopped = start("joint_1")
     while newest_checkpoint(folder / "checkpoints" / "0") is None:
-        assert killed.poll() is None
+        assert stopped.poll() is None
         time.sleep(0.01)
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL
+    stopped.send_signal(number)
+    assert stopped.wait() == code
+    if number == signal.SIGTERM:
+        (standing,) = (
+            s for s in standings(folder / "pieces") if s.piece == "train_joint_1"
+        )
+        assert standing.state == FAILED and "Stopped by SIGTERM" in standing.error
     assert [p.wait() for p in [start("joint_1"), start("solo_1")]] == [0, 0]
     for name in ("joint_2", "solo_2"):
         run(recipe, folder, only=name)
