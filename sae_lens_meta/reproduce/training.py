@@ -169,9 +169,13 @@ def _fit_or_keep(
 
 
 def _until_stopped(batches: Batches, signals: StopSignals) -> Batches:
-    for batch in batches:
-        signals.check()  # here, all SAEs have taken the step before
-        yield batch
+    while True:
+        # here all SAEs have taken the step before; a batch that is read already would be lost
+        signals.check()
+        try:
+            yield next(batches)
+        except StopIteration:
+            return
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

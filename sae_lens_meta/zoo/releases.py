@@ -318,7 +318,7 @@ def list_with(release: Release, path: Path | None = None) -> str:
     start = end = len(lines)
     if release.name in names:
         root: Any = yaml.compose(text, yaml.SafeLoader)
-        entries = root.value[0][1].value
+        (entries,) = (v.value for k, v in root.value if k.value == "releases")
         place = names.index(release.name)
         start = entries[place].start_mark.line
         if place + 1 < len(names):
