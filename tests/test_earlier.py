@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 import sae_lens_meta.comparison.run as compare_module
+from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.part import parts
 from sae_lens_meta.autointerp.results import (
     AutointerpSummary,
     ScoreMean,
 )
 from sae_lens_meta.cli import main
+from sae_lens_meta.comparison.config import CompareConfig
 from sae_lens_meta.comparison.earlier import extras_to_keep, made_before
 from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.report.attached import scores_of
@@ -119,3 +122,27 @@ def test_compare_measures_once_and_again_only_if_asked(
     scores = scores_of(found)
     assert scores is not None and scores.judge == "a judge"
     assert found.created >= plain["created"]
+
+
+@pytest.mark.slow
+def test_what_parts_have_counted_is_not_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny_llama(tmp_path / "model")
+    joint = save_trained(model, tmp_path / "joint", init_seed=0)
+    solo = save_trained(
+        model, tmp_path / "solo", decomposability_coefficient=0, init_seed=1
+    )
+    groups = {"solo": [solo], "joint": [joint]}
+    cfg = CompareConfig(groups=groups, output=tmp_path / "out", ce_tokens=512)
+    cfg.n_candidates, cfg.meta_steps = 0, 2
+    source = SourceConfig(dataset="pydoc", tokens=2048)
+    for part in parts(3):
+        compare_module.count_part(cfg, source, part)
+
+    def again(*_: Any) -> None:
+        raise AssertionError("tokens are counted again")
+
+    monkeypatch.setattr("sae_lens_meta.comparison.counting._PassState.update", again)
+    found = compare_module.compare(cfg, source)
+    assert found.n_tokens == 2048

@@ -148,13 +148,8 @@ def run_passes(
     What is done is saved every five minutes and after every pass, and is not done again. Parts are of
     whole blocks: those of all parts, merged, are to the bit what one call counts.
     """
-    blocks = part.range(N_BLOCKS)
-    # each begins with the first batch whose first token is of its blocks
-    begin, end = (
-        min(-(-block * n_tokens // (N_BLOCKS * batch)) * batch, n_tokens)
-        for batch in [source.tokens_per_batch]
-        for block in (blocks.start, blocks.stop)
-    )
+    blocks, batch = part.range(N_BLOCKS), source.tokens_per_batch
+    begin, end = (_first_token(b, n_tokens, batch) for b in (blocks.start, blocks.stop))
     for number, jobs in enumerate(passes):
         if all((folder / job.name / DONE).exists() for job in jobs):
             continue
@@ -164,6 +159,12 @@ def run_passes(
                 state.update(tokens, n_tokens)
                 state.save_now_and_then()
         state.finish(folder)
+
+
+def _first_token(block: int, n_tokens: int, batch: int) -> int:
+    """Where the first batch begins whose first token is of `block` or a later one."""
+    n_batches = -(-block * n_tokens // (N_BLOCKS * batch))
+    return min(n_batches * batch, n_tokens)
 
 
 def merge_parts(
