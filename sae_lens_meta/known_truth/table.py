@@ -90,7 +90,8 @@ def _pairs(study: Study, group: Group, name: str) -> Iterator[tuple[Trained, Tra
 def _at_equal_l2(baseline: Trained, l2: float, field: str) -> float | None:
     path = sorted((figures for _, figures in baseline.path), key=lambda f: f.l2)
     values = [getattr(figures, field) for figures in path]
-    if None in values:
+    # an SAE that reconstructs better than the baseline ever did has no such control
+    if None in values or not path[0].l2 <= l2 <= path[-1].l2:
         return None
     return float(np.interp(l2, [figures.l2 for figures in path], values))
 
