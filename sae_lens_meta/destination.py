@@ -1,7 +1,7 @@
 """Where a run writes to: proven to take files, held by one run at a time, and never half written."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -18,19 +18,7 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: if they cannot, saying why.
     """
-    missing: list[Path] = []
-    try:
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"Nothing can be written to {folder}: {error.strerror}. Give another folder."
-        ) from error
-    finally:
-        for path in filter(Path.is_dir, missing):
-            path.rmdir()
+    _remove(_make_writable(folder))
 
 
 def check_new(path: Path, overwrite: bool) -> None:
@@ -76,8 +64,7 @@ def held(folder: Path) -> Iterator[None]:
         ValueError: if another run holds it.
         OSError: if files cannot be written to it.
     """
-    check_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_writable(folder)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -89,6 +76,28 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_writable(folder: Path) -> list[Path]:
+    """The folders that had to be made, `folder` first; removed again where it cannot be used."""
+    made: list[Path] = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        _remove(made)
+        raise OSError(
+            f"Nothing can be written to {folder}: {error.strerror}. Give another folder."
+        ) from error
+    return made
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    with suppress(OSError):  # gone, or another process writes to it by now
+        for path in filter(Path.is_dir, folders):
+            path.rmdir()
 
 
 def check_same(

@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -60,6 +62,24 @@ def test_a_folder_is_proven_writable_without_a_trace(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=f"Nothing can be written to .*{below[:20]}"):
             check_writable(tmp_path / below)
     assert (tmp_path / "file").is_file()
+
+
+def test_no_run_takes_away_the_folder_that_another_begins_in(tmp_path: Path) -> None:
+    n_runs = 8
+    for turn in range(100):
+        together = Barrier(n_runs)
+
+        def begin(i: int, shared: Path, together: Barrier) -> None:
+            together.wait()
+            with held(shared / "pieces" / str(i)):
+                (shared / "pieces" / str(i) / "file").touch()
+
+        shared = tmp_path / str(turn)
+        with ThreadPoolExecutor(n_runs) as pool:
+            runs = [pool.submit(begin, i, shared, together) for i in range(n_runs)]
+        for run in runs:
+            run.result()
+        assert len(list(shared.glob("pieces/*/file"))) == n_runs
 
 
 def test_a_file_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:

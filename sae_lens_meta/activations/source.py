@@ -36,9 +36,10 @@ CONTEXTS_PER_BATCH = 8
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Without SAELens's warnings about the length of a training and the speed of its tokenizer."""
+    """Without SAELens's warnings about the length of a text and the speed of its tokenizer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The training dataset contains fewer")
+        warnings.filterwarnings("ignore", "All samples in the training dataset")
         warnings.filterwarnings("ignore", "Dataset is not tokenized")
         yield
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from sae_lens import SAE
 from sae_lens.load_model import load_model
 from transformer_lens.HookedTransformer import HookedRootModule
+from transformers.utils.logging import disable_progress_bar
 
 from sae_lens_meta.activations.language_model import (
     SMOLLM2,
@@ -22,7 +23,11 @@ from sae_lens_meta.activations.language_model import (
     model_path,
 )
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import ActivationSource, load_source
+from sae_lens_meta.activations.source import (
+    ActivationSource,
+    load_source,
+    without_advice,
+)
 from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.activations.text import (
     PYDOC,
@@ -63,7 +68,7 @@ class DemoConfig:
         model_class (str): AutoModelForCausalLM or HookedTransformer.
         hook (str): Hook whose activations are trained on.
         dataset (str): `pydoc`, the path of a file or folder, or a dataset on the Hub.
-        tokens (int): Training tokens.
+        tokens (int): Training tokens; a text with fewer is read again from its start.
         held_out_documents (int): Documents kept for measuring.
         eval_tokens (int): Tokens of them that every measure reads, as far as they go.
         output (Path): Folder that receives joint/, joint/meta/ and solo/; it holds one run, which
@@ -170,6 +175,8 @@ def _run(
     check_left_to_train(text, cfg.dataset, cfg.held_out_documents)
     path = model_path(cfg.model)
     console.print(f"Model: {path}")
+    if Path(path).exists():  # nothing is downloaded, and small weights are read at once
+        disable_progress_bar()
     model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
     _record(cfg.output, settings, {})
@@ -220,13 +227,14 @@ def _train(
     )
     store = text_store(runner, model, text)
     torch.manual_seed(cfg.seed)  # orders the activations
-    train_together(
-        runner,
-        store,
-        cfg.output / CHECKPOINTS,
-        cfg.output,
-        of_text | model_metadata(cfg.model),
-    )
+    with without_advice():
+        train_together(
+            runner,
+            store,
+            cfg.output / CHECKPOINTS,
+            cfg.output,
+            of_text | model_metadata(cfg.model),
+        )
 
 
 def _measured(
