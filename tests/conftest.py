@@ -1,4 +1,4 @@
-"""The real language model, converted once, and its TransformerLens twin."""
+"""The real language model, converted once, its TransformerLens twin, and a tiny one."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,16 +13,20 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sae_lens_meta.activations import cache
 from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
 from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.measures.evaluate import summarize_decoder
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.report.plots import Plot, all_plots
+from sae_lens_meta.reproduce import run as reproduce_run
 from sae_lens_meta.training import backend
 from sae_lens_meta.training.backend.cuda import CUDA
 from sae_lens_meta.zoo import releases
 from tests.hub_server import WRITER, HubServer, hub_server
+from tests.recipes import SHARD, plain_recipe, written
+from tests.tiny_llama import save_tiny_llama
 
 N_LAYERS = 12
 
@@ -49,6 +53,25 @@ def either_code(request: pytest.FixtureRequest) -> None:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a folder that SAELens loads."""
     return convert_gguf(smollm2_gguf(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model of random weights as a folder that SAELens loads."""
+    return save_tiny_llama(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def recipe(model: Path, tmp_path: Path) -> Path:
+    """A whole recipe for it."""
+    return written(tmp_path, plain_recipe(model))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has few tokens make several shards."""
+    monkeypatch.setattr(cache, "SHARD_TOKENS", SHARD)
+    monkeypatch.setattr(reproduce_run, "SHARD_TOKENS", SHARD)
 
 
 @pytest.fixture

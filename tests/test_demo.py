@@ -21,7 +21,7 @@ import sae_lens_meta.cli.demo as demo
 from sae_lens_meta.cli.demo import DemoConfig, run_demo
 from sae_lens_meta.reproduce.training import finished_checkpoints
 from sae_lens_meta.training.joint import MetaTrainingSAE
-from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama
+from tests.tiny_llama import CONTEXT, HOOK
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,11 +58,6 @@ def test_penalty_acts_visibly(
     assert f"{joint.reconstruction.normalized_l2:.4f}" in printed
     assert printed.count("of the joint SAE") == 5
     assert SAE.load_from_disk(tmp_path / "on" / "joint" / "meta").cfg.d_sae == 92
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

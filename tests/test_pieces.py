@@ -12,52 +12,19 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 
-from sae_lens_meta.activations import cache
 from sae_lens_meta.activations.part import WHOLE
 from sae_lens_meta.destination import held
 from sae_lens_meta.reproduce import run as run_module
 from sae_lens_meta.reproduce.recipe import load_recipe
-from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
 from sae_lens_meta.reproduce.stages import fill_piece
 from sae_lens_meta.reproduce.training import newest_checkpoint
 from sae_lens_meta.reproduce.watching import WatchConfig, table, watch
 from sae_lens_meta.underway import FAILED, Standing, standings
-from tests.test_reproduce import plain_recipe, written
-from tests.tiny_llama import save_tiny_llama
+from tests.recipes import all_weights, plain_recipe, run, written
 
-SHARD = 1024
+pytestmark = pytest.mark.usefixtures("small_shards")
 SAES = ("joint_1", "solo_1", "joint_2", "solo_2")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def recipe(model: Path, tmp_path: Path) -> Path:
-    return written(tmp_path, plain_recipe(model))
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD_TOKENS", SHARD)
-    monkeypatch.setattr("sae_lens_meta.reproduce.run.SHARD_TOKENS", SHARD)
-
-
-def run(recipe: Path, folder: Path, **asked: Any) -> dict[str, Any]:
-    cfg = ReproduceConfig(output=folder, **asked)
-    return reproduce(str(recipe), cfg, Console(quiet=True))
-
-
-def all_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.relative_to(folder)}/{name}": tensor
-        for path in sorted((folder / "saes").rglob("sae_weights.safetensors"))
-        for name, tensor in load_file(path).items()
-    }
 
 
 def test_pieces_give_the_weights_of_one_process(recipe: Path, tmp_path: Path) -> None:

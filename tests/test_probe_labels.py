@@ -23,14 +23,9 @@ from sae_lens_meta.probing.tokens import (
     first_part,
     text_tokens,
 )
-from tests.tiny_llama import save_tiny_llama, tiny_source
+from tests.tiny_llama import tiny_source
 
 BROWN = Path(__file__).parent / "brown"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
 
 
 def cut(*texts: list[str], trimmed: bool = False) -> TextTokens:

@@ -464,6 +464,21 @@ def test_a_rival_tag_is_not_taken_for_ours(
     assert hub.repos[REPO].tags["v2"] == commit != hub.repos[REPO].tags["v1"]
 
 
+def test_a_hub_that_never_shows_a_tag_is_not_asked_for_ever(
+    hub: HubServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_refs = upload.HfApi.list_repo_refs
+
+    def without_tags(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return replace(list_refs(self, *args, **kwargs), tags=[])
+
+    monkeypatch.setattr(upload.HfApi, "list_repo_refs", without_tags)
+    with pytest.raises(PublishError, match="shows no tag of .* 4 were set.* not tagged"):
+        send()
+    head = hub.repos[REPO].head
+    assert hub.repos[REPO].tags == {"v1": head}, "one number, however often it is set"
+
+
 def test_it_waits_as_long_as_the_hub_asks(
     hub: HubServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

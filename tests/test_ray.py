@@ -17,13 +17,11 @@ from sae_lens_meta.reproduce.executor import Piece
 from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.underway import DONE, FAILED, standings
-from tests.test_pieces import SHARD, all_weights, run
-from tests.test_reproduce import plain_recipe, written
-from tests.tiny_llama import save_tiny_llama
+from tests.recipes import SHARD, all_weights, run
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_shards")]
 
 STAGES = ["cache", "train", "equal_l2", "calibrate", "compare"]
 # pieces whose process dies once it has come so far, and that whose machine leaves
@@ -80,18 +78,6 @@ def cluster(marks: Path) -> Iterator[Any]:
     ray.shutdown()
     made.shutdown()
     del os.environ[MARKS]
-
-
-@pytest.fixture
-def recipe(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
-    model = save_tiny_llama(tmp_path_factory.mktemp("model"))
-    return written(tmp_path, plain_recipe(model))
-
-
-@pytest.fixture(autouse=True)
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae_lens_meta.activations.cache.SHARD_TOKENS", SHARD)
-    monkeypatch.setattr("sae_lens_meta.reproduce.run.SHARD_TOKENS", SHARD)
 
 
 @pytest.fixture

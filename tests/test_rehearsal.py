@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sae_lens_meta.reproduce.recipe import load_recipe
 from sae_lens_meta.reproduce.rehearsal import random_model, rehearsed
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
-from tests.test_reproduce import plain_recipe
+from tests.recipes import plain_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("smollm2_in_cache")]
 SHAPE: dict[str, Any] = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from sae_lens import SAE
 from safetensors.torch import load_file
@@ -30,49 +29,10 @@ from sae_lens_meta.reproduce.training import newest_checkpoint, train_together
 from sae_lens_meta.zoo import releases
 from tests.hub_server import WRITER, HubServer
 from tests.judges import Guesser, JudgeServer, judge_server
-from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama
+from tests.recipes import BATCH, STEPS, plain_recipe, written
+from tests.tiny_llama import HOOK
 
-BATCH, STEPS = 128, 24
 NAMES_WITH_META = ("joint_1", "joint_1/meta", "solo_1")
-FEW = {"latents": 4, "window": 8, "explaining": 2, "active": 2, "boundary": 0}
-FEW |= {"silent": 2, "shown": 4}
-
-
-def plain_recipe(model: Path, **changes: Any) -> dict[str, Any]:
-    sae = {"d_in": WIDTH, "d_sae": 96, "k": 4, "meta_d_sae": 12, "meta_k": 2}
-    sae |= {"meta_lr": 1e-2, "primary_steps_per_cycle": 5, "meta_steps_per_cycle": 2}
-    runner = {"training_tokens": STEPS * BATCH, "train_batch_size_tokens": BATCH}
-    runner |= {"context_size": CONTEXT, "lr": 3e-3, "n_checkpoints": 3}
-    runner |= {"store_batch_size_prompts": 8}
-    recipe = {
-        "release": "tiny",
-        "model": str(model),
-        "model_class": "AutoModelForCausalLM",
-        "hook": HOOK,
-        "dataset": "pydoc",
-        "held_out": {"compare": 20, "select": 15},
-        "seeds": [1, 2],
-        "sae": sae,
-        "runner": runner,
-        "cache_activations": True,
-        "matrices": "bfloat16",
-        "calibrate_tokens": 2048,
-        "compare_tokens": 6000,
-        "compare": {"ce_tokens": 512, "min_fired": 5, "meta_steps": 20},
-        "autointerp": FEW,
-        "publish": {"base_model": "nobody/tiny", "licence": "mit"},
-    }
-    return recipe | changes
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def recipe(model: Path, tmp_path: Path) -> Path:
-    return written(tmp_path, plain_recipe(model))
 
 
 @pytest.fixture
@@ -87,12 +47,6 @@ def one_control(model: Path, tmp_path: Path) -> Path:
 def server() -> Iterator[JudgeServer]:
     with judge_server(JudgeServer(answer=Guesser().answer)) as running:
         yield running
-
-
-def written(folder: Path, recipe: dict[str, Any]) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
 
 
 def run_of(path: Path, folder: Path, groups: list[list[str]] | None = None) -> Run:

@@ -24,11 +24,6 @@ from tests.tiny_llama import CONTEXT, HOOK, WIDTH, record_reading, save_tiny_lla
 AUTO, HOOKED = "AutoModelForCausalLM", "HookedTransformer"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_llama(tmp_path_factory.mktemp("model"))
-
-
 def saved(folder: Path, model: Path, d_in: int = WIDTH, **metadata: Any) -> SavedSAE:
     """An untrained SAE whose config says how its activations are read."""
     cfg = meta_config(d_in=d_in)

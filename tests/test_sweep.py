@@ -25,7 +25,7 @@ from sae_lens_meta.sweep.held_against_solo import (
     pareto,
 )
 from sae_lens_meta.sweep.run import SweepConfig, Swept, sweep
-from tests.test_reproduce import plain_recipe, written
+from tests.recipes import plain_recipe, written
 from tests.tiny_llama import save_tiny_llama
 
 GRID = ("decomposability_coefficient=0.1,3", "lr=3e-3")

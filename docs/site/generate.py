@@ -72,6 +72,7 @@ ROOMS = {
         "publishing.publish.publish",
         "reproduce.reproduce.ReproduceConfig",
         "reproduce.reproduce.reproduce",
+        "reproduce.several.reproduce_several",
     ),
 }
 

@@ -1,7 +1,7 @@
-"""Activations of one hook on disk: read from a language model once, trained on many times."""
+"""Activations of hooks on disk: read from a language model once, trained on many times."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.activations.part import WHOLE, Part
-from sae_lens_meta.activations.stream import stream_activations
+from sae_lens_meta.activations.stream import stream_tokens
 from sae_lens_meta.destination import write_whole
 
 SHARD_TOKENS = 131_072
@@ -22,15 +22,15 @@ SHARDS_MIXED = 4  # whose tokens are shuffled together
 INDEX = "cache.json"
 
 
-def fill_cache(
-    folder: Path,
+def fill_caches(
+    folders: Mapping[str, Path],
     store: ActivationsStore,
     n_tokens: int,
     made_of: dict[str, Any],
     part: Part = WHOLE,
 ) -> bool:
     """
-    Writes the activations of the next `n_tokens` tokens of `store`, in bfloat16.
+    Writes the activations of the next `n_tokens` tokens of `store`, in bfloat16, in one pass for all hooks.
 
     What is written is whole shards of 131,072 tokens, the last of which may be shorter; a
     call that was killed goes on after the last one that is complete. The shards are the same, whether one
@@ -38,51 +38,75 @@ def fill_cache(
     on its own.
 
     Args:
-        folder: that receives the shards.
-        store: from the start of its text.
+        folders: that receive the shards, by hook of the store.
+        store: SAELens's of one or more hooks, from the start of its text.
         n_tokens: to write, as far as the text goes.
-        made_of: what the activations depend on: model, hook, text and the like.
+        made_of: what the activations of all hooks depend on: model, text and the like.
         part: that this call writes.
 
     Returns:
         Whether all parts are there now.
 
     Raises:
-        ValueError: if the folder holds activations of something else, or later parts and not this
+        ValueError: if a folder holds activations of something else, or later parts and not this
             one, of which another call may be at work.
     """
-    claim_cache(folder, made_of)
+    for hook, folder in folders.items():
+        claim_cache(folder, made_of | {"hook": hook})
     n_all = n_tokens
-    missing = _missing(folder, part, n_all)
+    missing = _missing(folders, part, n_all)
     if not missing:
-        return not _missing(folder, WHOLE, n_all)
-    shard, end = missing[0], missing[-1] + 1
-    if len(missing) < end - shard:
+        return not _missing(folders, WHOLE, n_all)
+    first, end = missing[0], missing[-1] + 1
+    if len(missing) < end - first:
         raise ValueError(
-            f"{folder} has later shards of {SHARD_TOKENS:,} tokens than shard {shard}, which is "
-            "missing: parts of it are still being written, or were killed. Run each of these "
-            "parts to its end first."
+            f"{' and '.join(map(str, folders.values()))} has later shards of {SHARD_TOKENS:,} tokens than shard "
+            f"{first}, which is missing: parts of it are still being written, or were killed. "
+            "Run each of these parts to its end first."
         )
-    n_done, n_tokens = shard * SHARD_TOKENS, min(n_tokens, end * SHARD_TOKENS)
+    n_done, n_tokens = first * SHARD_TOKENS, min(n_tokens, end * SHARD_TOKENS)
     # the model is run again for a batch of which only the first tokens were written
     n_read = store.store_batch_size_prompts * store.context_size
     n_skipped = n_done // n_read * n_read
-    gathered: list[torch.Tensor] = []
-    n_gathered = 0
-    for batch in stream_activations(store, n_tokens, n_skipped):
-        rows = batch.activations.flatten(0, 1).to("cpu", torch.bfloat16)
-        gathered.append(rows[max(0, n_done - n_skipped) :])
-        n_skipped = n_done
-        n_gathered += len(gathered[-1])
-        while n_gathered >= SHARD_TOKENS:
-            rows = torch.cat(gathered)
-            _write(_shard(folder, shard), rows[:SHARD_TOKENS])
-            gathered, shard = [rows[SHARD_TOKENS:].clone()], shard + 1
-            n_gathered = len(gathered[0])
-    if n_gathered:
-        _write(_shard(folder, shard), torch.cat(gathered))
+    n_written_of_first, n_seen = n_done - n_skipped, 0
+    writers = {hook: _Writer(folder, first) for hook, folder in folders.items()}
+    for tokens in stream_tokens(store, n_tokens):
+        if n_seen >= n_skipped:
+            found = store.get_multi_hook_activations(tokens)
+            for hook, writer in writers.items():
+                rows = found[hook].flatten(0, 1).to("cpu", torch.bfloat16)
+                writer.add(rows[n_written_of_first:])
+            n_written_of_first = 0
+        n_seen += tokens.numel()
+    for writer in writers.values():
+        writer.finish()
     # of a text that ends early, nobody but who has read all of it knows that this is all
-    return part == WHOLE or not _missing(folder, WHOLE, n_all)
+    return part == WHOLE or not _missing(folders, WHOLE, n_all)
+
+
+class _Writer:
+    """Cuts the rows of one hook into shards, from the number `shard` on."""
+
+    def __init__(self, folder: Path, shard: int):
+        self.folder, self.shard = folder, shard
+        self.gathered: list[torch.Tensor] = []
+        self.n_gathered = 0
+
+    def add(self, rows: torch.Tensor) -> None:
+        self.gathered.append(rows)
+        self.n_gathered += len(rows)
+        while self.n_gathered >= SHARD_TOKENS:
+            self._write(SHARD_TOKENS)
+
+    def finish(self) -> None:
+        if self.n_gathered:
+            self._write(self.n_gathered)
+
+    def _write(self, n: int) -> None:
+        rows = torch.cat(self.gathered)
+        _write(_shard(self.folder, self.shard), rows[:n])
+        self.gathered, self.shard = [rows[n:].clone()], self.shard + 1
+        self.n_gathered -= n
 
 
 class CachedActivations:
@@ -93,7 +117,7 @@ class CachedActivations:
     alone, so that a training which is resumed reads what it would have read.
 
     Args:
-        folder: that `fill_cache` has written.
+        folder: that `fill_caches` has written.
         hook: whose activations they are.
         batch_size: tokens of a batch.
         seed: of the order.
@@ -203,8 +227,8 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
-def _missing(folder: Path, part: Part, n_tokens: int) -> list[int]:
-    """Shards of a part that are not there, or shorter than they are to be."""
+def _missing(folders: Mapping[str, Path], part: Part, n_tokens: int) -> list[int]:
+    """Shards of a part that are not there, or shorter than they are to be, for one hook or more."""
     lengths = {
         shard: min(SHARD_TOKENS, n_tokens - shard * SHARD_TOKENS)
         for shard in part.range(ceil(n_tokens / SHARD_TOKENS))
@@ -212,8 +236,11 @@ def _missing(folder: Path, part: Part, n_tokens: int) -> list[int]:
     return [
         shard
         for shard, length in lengths.items()
-        if not _shard(folder, shard).is_file()
-        or _n_tokens(_shard(folder, shard)) != length
+        if any(
+            not _shard(folder, shard).is_file()
+            or _n_tokens(_shard(folder, shard)) != length
+            for folder in folders.values()
+        )
     ]
 
 

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.reproduce.reproduce import ReproduceConfig, reproduce
+from sae_lens_meta.reproduce.several import reproduce_several
 
 
 @dataclass
@@ -16,13 +17,20 @@ class Reproduce:
 
     Args:
         name (str): Of a release with a recipe, or of a file.
+        others (tuple[str, ...]): More of them, for other hooks of the same model and text. The activations
+            of all are read in one pass; then each runs by itself, in a folder of its release's
+            name below --output.
     """
 
     name: Positional[str]
+    others: Positional[tuple[str, ...]] = ()
     config: ReproduceConfig = field(default_factory=ReproduceConfig)
 
 
 def run(args: list[str]) -> None:
     """Runs the stages."""
     cfg = parse(Reproduce, "reproduce", args)
-    reproduce(cfg.name, cfg.config, Console())
+    if cfg.others:
+        reproduce_several([cfg.name, *cfg.others], cfg.config, Console())
+    else:
+        reproduce(cfg.name, cfg.config, Console())

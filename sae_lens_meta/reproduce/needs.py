@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -186,21 +186,25 @@ def _disk_bytes(recipe: Recipe, largest: int) -> float:
     weights, n_saes = _weights_bytes(recipe), len(recipe.saes())
     n_trainings = 1 + (recipe.continue_tokens is not None)
     n_checkpoints = n_trainings * (recipe.training.n_checkpoints + 1)
-    cached = recipe.calibrate_tokens
-    cached += recipe.n_tokens if recipe.cache_activations else 0
     # weights and moments: the newest checkpoint of each, and the next while it is written
     whole = 3 * weights * (n_saes + largest)
     solo = weights * len(recipe.seeds) * n_checkpoints
     exported = weights * _n_compared(recipe)
     counts = _counts_gb(recipe)
     return (
-        2 * cached * recipe.joint.d_in
+        _activations_bytes(recipe)
         + whole
         + solo
         + exported
         # those of a pass once more, while they are written
         + GB * (counts + min(recipe.comparing.max_memory_gb, counts))
     )
+
+
+def _activations_bytes(recipe: Recipe) -> int:
+    cached = recipe.calibrate_tokens
+    cached += recipe.n_tokens if recipe.cache_activations else 0
+    return 2 * cached * recipe.joint.d_in
 
 
 def _hours(
@@ -226,6 +230,24 @@ def _hours(
         n_passes * recipe.compare_tokens + ce_tokens
     )
     return hours
+
+
+def check_activations_fit(recipes: Sequence[Recipe], folder: Path) -> None:
+    """
+    Args:
+        recipes: whose activations are read in one pass.
+        folder: of one of their runs.
+
+    Raises:
+        ValueError: if its disk has no room for all of them.
+    """
+    needed = sum(map(_activations_bytes, recipes)) / GB
+    free = shutil.disk_usage(folder).free / GB
+    if needed > free:
+        raise ValueError(
+            f"The activations of {len(recipes)} recipes take {needed:.1f} GB of disk; {free:.1f} "
+            f"GB are free at {folder}. Give another --output, or read fewer in one pass."
+        )
 
 
 def check_needs(needs: Needs, folder: Path, free: float | None) -> None:

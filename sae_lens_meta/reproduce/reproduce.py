@@ -1,29 +1,25 @@
 """One command from a recipe to a release, by stages that can be resumed."""
 
-import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
 from rich.console import Console
 
-from sae_lens_meta.activations.text import PYDOC, text_identity
-from sae_lens_meta.destination import check_same, check_writable, held, write_whole
-from sae_lens_meta.reproduce.needs import (
-    peak_memory_gb,
-)
+from sae_lens_meta.activations.text import PYDOC
+from sae_lens_meta.destination import check_writable, held
+from sae_lens_meta.reproduce.executor import Executor, InThisProcess
+from sae_lens_meta.reproduce.needs import peak_memory_gb
 from sae_lens_meta.reproduce.pieces import check_piece, run_piece
 from sae_lens_meta.reproduce.planning import planned
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
-
-STATE = "run.json"
+from sae_lens_meta.reproduce.state import State, claim_text, claimed
 
 
 @dataclass
@@ -90,7 +86,7 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
         PublishError: as `publish`.
     """
     recipe = load_recipe(name)
-    run = _asked(recipe, cfg)
+    run = asked(recipe, cfg)
     if run.is_rehearsal:
         console.print(in_place_of(run.recipe, recipe))
     known = stages_of(run)
@@ -104,10 +100,7 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
             raise ValueError("--ray places all pieces. Leave out --only and --part.")
         return _run_piece(run, cfg, console)
     with held(run.folder):
-        if cfg.ray is not None:
-            from sae_lens_meta.reproduce.on_ray import OnRay  # an extra
-
-            run.executor = OnRay(cfg.ray, cfg.device)
+        run.executor = executor_of(cfg)
         return _run_stages(run, cfg, known, console)
 
 
@@ -116,11 +109,11 @@ def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
     check_writable(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder / ".plan.lock"):  # of pieces that begin at once
-        state = _claimed(run.folder, run.recipe, cfg.rehearse)
+        state = claimed(run.folder, run.recipe, cfg.rehearse)
         is_new = "groups" not in state.plan
         if is_new:
             state.plan["groups"] = planned(run, 1, None, {stage}, console)
-        _claim_text(run, state)
+        claim_text(run, state)
         if is_new:  # later on, others write what is done
             state.save()
     run.groups = state.plan["groups"]
@@ -130,13 +123,13 @@ def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
 def _run_stages(
     run: Run, cfg: ReproduceConfig, known: list[str], console: Console
 ) -> dict[str, Figures]:
-    state = _claimed(run.folder, run.recipe, cfg.rehearse)
+    state = claimed(run.folder, run.recipe, cfg.rehearse)
     todo = _todo(run, cfg, known, state, console)
     if set(todo) - {"publish"}:
         groups = state.plan.get("groups")
         together = cfg.together or (1 if run.executor.n_parts > 1 else None)
         state.plan["groups"] = planned(run, together, groups, set(todo), console)
-        _claim_text(run, state)
+        claim_text(run, state)
         state.save()
     run.groups = state.plan.get("groups", [])
     for stage in todo:
@@ -154,8 +147,28 @@ def _run_stages(
     return state.stages
 
 
-def _asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
-    """The run of a recipe that is asked for."""
+def executor_of(cfg: ReproduceConfig) -> Executor:
+    """
+    What does the pieces.
+
+    Raises:
+        MissingExtra: if Ray is asked for and not installed.
+        ConnectionError, ValueError: as `OnRay`.
+    """
+    if cfg.ray is None:
+        return InThisProcess()
+    from sae_lens_meta.reproduce.on_ray import OnRay  # an extra
+
+    return OnRay(cfg.ray, cfg.device)
+
+
+def asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
+    """
+    The run of a recipe that is asked for.
+
+    Raises:
+        ValueError: if options exclude each other, or `--together` is none.
+    """
     if cfg.rehearse and cfg.repo:
         raise ValueError("A rehearsal is never published. Leave out --repo.")
     if cfg.rehearse:
@@ -177,46 +190,8 @@ def _asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
     )
 
 
-@dataclass
-class _State:
-    """run.json: what is run, how it is planned, and which stages are done."""
-
-    path: Path
-    recipe: dict[str, Any]
-    plan: dict[str, Any]
-    stages: dict[str, Figures]
-
-    def save(self) -> None:
-        plain = {"recipe": self.recipe, "plan": self.plan, "stages": self.stages}
-        write_whole(self.path, json.dumps(plain, indent=2) + "\n")
-
-
-def _claimed(folder: Path, recipe: Recipe, is_rehearsal: bool) -> _State:
-    path = folder / STATE
-    plain = recipe.model_dump(exclude={"format"}) | {"is_rehearsal": is_rehearsal}
-    if not path.is_file():
-        return _State(path, plain, {}, {})
-    found = json.loads(path.read_text())
-    check_same(folder, found["recipe"], plain)
-    return _State(path, plain, found["plan"], found["stages"])
-
-
-def _claim_text(run: Run, state: "_State") -> None:
-    """
-    Raises:
-        ValueError: if the text holds other documents than when the run began.
-    """
-    now = text_identity(run.recipe.dataset).sha256
-    if state.plan.setdefault("text_sha256", now) != now:
-        raise ValueError(
-            f"{run.recipe.dataset!r} holds other documents than when the run in {run.folder} "
-            "began, so that what was held out may have been trained on. Bring the text back, or "
-            "give another --output."
-        )
-
-
 def _todo(
-    run: Run, cfg: ReproduceConfig, known: list[str], state: "_State", console: Console
+    run: Run, cfg: ReproduceConfig, known: list[str], state: State, console: Console
 ) -> list[str]:
     """
     The stages to run.
@@ -249,7 +224,7 @@ def _todo(
     return todo
 
 
-def _check_order(todo: list[str], known: list[str], state: "_State") -> None:
+def _check_order(todo: list[str], known: list[str], state: State) -> None:
     for stage in todo:
         if stage in ("train", "continue") and stage in state.stages:
             raise ValueError(

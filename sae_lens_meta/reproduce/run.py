@@ -1,7 +1,7 @@
 """One run of a recipe: where its files lie, and what its stages share."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from sae_lens_meta.activations.cache import (
     SHARDS_MIXED,
     CachedActivations,
     claim_cache,
-    fill_cache,
+    fill_caches,
 )
 from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.measured_on import SourceConfig
@@ -56,6 +56,7 @@ class Run:
         executor: that has its pieces done.
         training_gb, comparing_gb: memory of the host that a training and a comparison take, by our
             estimate.
+        beside: runs whose activations are read in the same pass, at hooks of their own.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class Run:
     executor: Executor = field(default_factory=InThisProcess)
     training_gb: float = 0.0
     comparing_gb: float = 0.0
+    beside: "list[Run]" = field(default_factory=list)
 
     def each(self, pieces: Sequence[Piece]) -> list[Any]:
         """
@@ -162,11 +164,13 @@ class Run:
         check_left_to_train(text, self.recipe.dataset, n)
         return text
 
-    def store(self, text: Dataset | IterableDataset) -> ActivationsStore:
-        """SAELens's store of the hook's activations, from the start of `text`."""
+    def store(
+        self, text: Dataset | IterableDataset, beside: Mapping[str, int] | None = None
+    ) -> ActivationsStore:
+        """SAELens's store of the hook's activations, and others', from the start of `text`."""
         cfg = self.recipe.training
         cfg.device = self.device
-        return text_store(cfg, self.model, text)
+        return text_store(cfg, self.model, text, beside)
 
     def measured_reading(self) -> float:
         """Seconds that reading the activations of one token takes, on a few contexts."""
@@ -206,7 +210,8 @@ class Run:
             ValueError: if the text is too short.
         """
         folder = self.folder / "activations" / name
-        claim_cache(folder, self._made_of(n_tokens))
+        hook = {"hook": self.recipe.hook}
+        claim_cache(folder, self.made_of(n_tokens) | hook)
         if not (folder / FINISHED).is_file():
             self.fill(name, n_tokens, first)
         batch = self.recipe.training.train_batch_size_tokens
@@ -223,24 +228,27 @@ class Run:
         self, name: str, n_tokens: int, first: int | None, part: Part = WHOLE
     ) -> None:
         """
-        Writes the activations that `cached` reads, or a part of them.
+        Writes the activations that `cached` reads, or a part of them, and those of the runs beside.
 
         Raises:
-            ValueError: as `fill_cache`.
+            ValueError: as `fill_caches`.
         """
         batch = self.recipe.training.train_batch_size_tokens
         text = self.training_text() if first is None else self.held_out(first)
         # what fills no batch is left out, of every few shards that are mixed
         n_spare = batch * (n_tokens // (SHARDS_MIXED * SHARD_TOKENS) + 2)
-        folder, made_of = self.folder / "activations" / name, self._made_of(n_tokens)
-        if fill_cache(folder, self.store(text), n_tokens + n_spare, made_of, part):
-            (folder / FINISHED).touch()
+        runs = [self, *self.beside]
+        folders = {run.recipe.hook: run.folder / "activations" / name for run in runs}
+        widths = {run.recipe.hook: run.recipe.joint.d_in for run in self.beside}
+        store, made_of = self.store(text, widths), self.made_of(n_tokens)
+        if fill_caches(folders, store, n_tokens + n_spare, made_of, part):
+            for folder in folders.values():
+                (folder / FINISHED).touch()
 
-    def _made_of(self, n_tokens: int) -> dict[str, Any]:
-        """What activations on disk depend on."""
+    def made_of(self, n_tokens: int) -> dict[str, Any]:
+        """What activations on disk depend on beside their hook."""
         return {
             "model": self.recipe.model,
-            "hook": self.recipe.hook,
             "text_sha256": text_identity(self.recipe.dataset).sha256,
             "text_seed": self.recipe.text_seed,
             "held_out": self.recipe.held_out.model_dump(),

@@ -1,5 +1,6 @@
 """What trainings of several SAEs read, how, and what the SAEs record of their text."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -28,9 +29,19 @@ def text_store(
     cfg: MultiSAETrainingRunnerConfig,
     model: HookedRootModule,
     text: Dataset | IterableDataset,
+    beside: Mapping[str, int] | None = None,
 ) -> ActivationsStore:
-    """SAELens's store of the activations that `cfg.saes` read, from the start of `text`."""
+    """
+    SAELens's store of the activations that `cfg.saes` read, from the start of `text`.
+
+    Args:
+        cfg: of the training.
+        model: the language model.
+        text: documents.
+        beside: other hooks to read in the same pass, with their widths.
+    """
     widths = {hook: cfg.saes[sae].d_in for sae, hook in cfg.hook_names_per_sae.items()}
+    widths |= beside or {}
     with without_advice():
         return ActivationsStore.from_config_multi_hook(
             model,
