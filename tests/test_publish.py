@@ -473,7 +473,9 @@ def test_a_hub_that_never_shows_a_tag_is_not_asked_for_ever(
         return replace(list_refs(self, *args, **kwargs), tags=[])
 
     monkeypatch.setattr(upload.HfApi, "list_repo_refs", without_tags)
-    with pytest.raises(PublishError, match="shows no tag of .* 4 were set.* not tagged"):
+    with pytest.raises(
+        PublishError, match="shows no tag of .* 4 were set.* not tagged"
+    ):
         send()
     head = hub.repos[REPO].head
     assert hub.repos[REPO].tags == {"v1": head}, "one number, however often it is set"
