@@ -60,11 +60,13 @@ def held(folder: Path) -> Iterator[None]:
     """
     Makes `folder` and holds it; a lock that a killed run has left holds nothing.
 
+    A run that fails before it has written anything leaves no folder that was not there.
+
     Raises:
         ValueError: if another run holds it.
         OSError: if files cannot be written to it.
     """
-    _make_writable(folder)
+    made = _make_writable(folder)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -74,6 +76,12 @@ def held(folder: Path) -> Iterator[None]:
         ) from error
     try:
         yield
+    except BaseException:
+        with suppress(OSError):  # of which the first error would not be heard
+            if made and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()  # while nobody else can hold it
+                _remove(made)
+        raise
     finally:
         lock.release()
 

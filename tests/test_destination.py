@@ -82,6 +82,24 @@ def test_no_run_takes_away_the_folder_that_another_begins_in(tmp_path: Path) -> 
         assert len(list(shared.glob("pieces/*/file"))) == n_runs
 
 
+def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(ZeroDivisionError), held(folder):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), held(folder):
+        (folder / "file").touch()
+        raise ZeroDivisionError
+    assert (folder / "file").is_file()
+    with pytest.raises(ZeroDivisionError), held(folder):
+        raise ZeroDivisionError
+    assert (folder / "file").is_file()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "there"):
+        raise ZeroDivisionError
+    assert (tmp_path / "there").is_dir()
+
+
 def test_a_file_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     check_new(path, overwrite=False)
