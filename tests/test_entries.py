@@ -133,11 +133,12 @@ def test_variants_differ_in_more_than_the_seed() -> None:
 
 def test_progress_belongs_to_one_comparison(tmp_path: Path) -> None:
     progress = tmp_path / "out" / "progress"
+    claim(progress, "refused")  # before it had counted anything
     claim(progress, "mine")
+    (progress / "sae_0").mkdir()
     claim(progress, "mine")
     with pytest.raises(ValueError, match="of other SAEs, text or settings"):
         claim(progress, "other")
-    (progress / "sae_0").mkdir()
     (progress / "fingerprint").unlink()  # as a deletion that was killed may leave it
     with pytest.raises(ValueError, match="of other SAEs, text or settings"):
         claim(progress, "mine")

@@ -126,6 +126,15 @@ def test_thresholds_have_text_of_their_own_by_default(
         default_documents([every], text, to_calibrate=False)
 
 
+def test_of_a_text_that_no_training_read_others_than_the_thresholds_are_taken(
+    corpus: Path, tmp_path: Path
+) -> None:
+    text = text_identity(str(corpus))
+    sae = trained(tmp_path / "s", None, calibration=calibration(corpus, 0, 15))
+    measured = default_documents([sae], text, to_calibrate=False)
+    assert (measured.first, measured.number) == (15, 12)
+
+
 def test_thresholds_that_do_not_record_their_text_may_have_seen_it(
     corpus: Path, tmp_path: Path
 ) -> None:

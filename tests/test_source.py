@@ -130,6 +130,11 @@ def test_settings_that_older_saes_do_not_record_are_said_to_be_assumed(
     assert "sequence_separator_token" not in cfg["metadata"]
     _, measured_on = load_source(SourceConfig(), [SavedSAE.read(tmp_path)])
     assert "separator 'bos'" in measured_on.notes[0]
+    assert "documents 1 to 12 of 'pydoc'" in measured_on.notes[0]
+    _, measured_on = load_source(
+        SourceConfig(held_out_documents=3), [SavedSAE.read(tmp_path)]
+    )
+    assert "documents" not in measured_on.notes[0]
 
 
 def test_contexts_longer_than_the_models_are_refused(

@@ -127,6 +127,8 @@ def default_documents(
         return Documents(text, 0, min(before, number), seed)
     if after < number:
         return Documents(text, after, number - after, seed)
+    if not held_out:  # nobody trained on this text: its next documents are as good
+        return Documents(text, after, number, seed)
     raise ValueError(
         f"Thresholds were taken on all {number} documents that were held out of {text.name!r}. "
         "Measure on others: give --dataset, or --first_document and --held_out_documents."

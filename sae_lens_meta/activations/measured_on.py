@@ -238,6 +238,19 @@ def documents_of(
     return Documents(text, first, number, seed)
 
 
+def assumed_documents(
+    cfg: SourceConfig, documents: Documents, saes: Sequence[SavedSAE]
+) -> list[str]:
+    """Which documents are read, in words, where they are neither given nor recorded as held out."""
+    is_given = cfg.held_out_documents is not None or cfg.first_document is not None
+    if is_given or any(seen_by(sae, documents) == "held out" for sae in saes):
+        return []
+    return [
+        f"documents {documents.first + 1} to {documents.end} of {cfg.dataset!r} "
+        "(--first_document and --held_out_documents give others)"
+    ]
+
+
 def described(
     cfg: SourceConfig,
     reading: Reading,

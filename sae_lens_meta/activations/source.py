@@ -16,6 +16,7 @@ from sae_lens_meta.activations.language_model import fitted, load_language_model
 from sae_lens_meta.activations.measured_on import (
     MeasuredOn,
     SourceConfig,
+    assumed_documents,
     completed,
     described,
     documents_of,
@@ -156,6 +157,7 @@ def load_source(
         )
     measured_on = described(cfg, reading, documents, saes)
     measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
+    assumed += assumed_documents(cfg, documents, saes)
     measured_on.options, measured_on.assumed = options, assumed
     measured_on.warnings += repeated_documents(cfg.dataset, documents, saes)
     return ActivationSource(model, text, reading, width, cfg.device), measured_on

@@ -114,7 +114,8 @@ def stream_tokens(store: ActivationsStore, n_tokens: int) -> Iterator[torch.Tens
     if seen == 0:
         raise ValueError(
             f"No activations for {n_tokens} tokens: a batch is {store.store_batch_size_prompts} "
-            f"contexts of {store.context_size}. Ask for more tokens or give more text."
+            f"contexts of {store.context_size}. Ask for more --tokens, or give more text or "
+            "--held_out_documents."
         )
 
 

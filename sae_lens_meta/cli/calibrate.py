@@ -50,6 +50,10 @@ def run(args: list[str]) -> None:
     say(measured_on.notes, measured_on.warnings, console)
     for name, value in vars(report).items():
         console.print(f"{name:>14}  {value}")
+    first, number = measured_on.first_document, measured_on.held_out_documents
+    console.print(
+        f"Taken on documents {first + 1} to {first + number} of {measured_on.dataset!r}."
+    )
     if (cfg.path / "evaluation.json").exists():
         say(
             [],

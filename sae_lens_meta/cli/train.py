@@ -6,6 +6,7 @@ from sae_lens import LanguageModelSAETrainingRunner
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
+from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.text import read_documents, text_identity
 from sae_lens_meta.destination import check_new, check_writable
 from sae_lens_meta.training.checks import (
@@ -22,6 +23,9 @@ def run(args: list[str]) -> None:
         args = ["--architecture", "meta", *(args or ["--help"])]
     overwrite = "--overwrite" in args
     cfg = _parse_cfg_args([arg for arg in args if arg != "--overwrite"])
+    for key, value in model_metadata(cfg.model_name).items():
+        setattr(cfg.sae.metadata, key, value)
+    cfg.model_name = model_path(cfg.model_name)
     check_resume(cfg)
     if cfg.output_path:
         check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
@@ -42,3 +46,5 @@ def run(args: list[str]) -> None:
     runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
     check_hook(runner.model, cfg)
     runner.run()
+    if cfg.output_path:
+        print(f"Saved: {cfg.output_path}")  # noqa: T201

@@ -31,20 +31,21 @@ def claim(progress: Path, mine: str) -> None:
     """
     Makes `progress` the folder of the comparison `mine`, or finds that it is.
 
+    Where nothing is done yet of another comparison, for instance since its text was too short,
+    nothing is lost.
+
     Raises:
         ValueError: if it keeps the progress of another.
     """
     stamp = progress / STAMP
-    if stamp.exists():
-        is_mine = stamp.read_text() == mine
-    else:
-        is_mine = not progress.exists() or not any(progress.iterdir())
-    if not is_mine:
+    there = {path.name for path in progress.iterdir()} if progress.exists() else set()
+    was_mine = stamp.exists() and stamp.read_text() == mine
+    if not was_mine and there - {STAMP}:
         raise ValueError(
             f"{progress} keeps the progress of a comparison of other SAEs, text or settings. "
             "Delete it or give another --output."
         )
-    if not stamp.exists():
+    if not was_mine:
         progress.mkdir(parents=True, exist_ok=True)
         part = progress.with_name("progress.part")
         part.write_text(mine)

@@ -94,7 +94,7 @@ def count_part(
     cfg.output.mkdir(parents=True, exist_ok=True)
     with FileLock(cfg.output / ".claim.lock"):  # of parts that begin at once
         claim(progress, plan.fingerprint)
-    (progress / PARTS).write_text(str(part.of))
+        (progress / PARTS).write_text(str(part.of))
     source, _ = load_source(source_cfg, list(plan.saved.values()), model=model)
     folder = progress / part_folder(part)
     run_passes(plan.passes, plan.saes, source, source_cfg.tokens, folder, part)

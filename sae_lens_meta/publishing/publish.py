@@ -185,7 +185,7 @@ def _release(
         conversion_func=LOADER,
         licence=cfg.licence or (known.licence if known else UNKNOWN),
         paper=known.paper if known else PAPER,
-        training=scrubbed(cfg.training or _training(path, package)),
+        training=scrubbed(cfg.training or _training(path, package, cfg.dataset)),
         command=known.command if known else None,
         saes=[sae],
     )
@@ -207,8 +207,8 @@ def _check_same(known: Release, hook: str, model: str, base_model: str | None) -
         )
 
 
-def _training(path: Path, package: Package) -> str:
-    """A sentence from what the SAE and its runner recorded."""
+def _training(path: Path, package: Package, dataset: str | None) -> str:
+    """A sentence from what the SAE and its runner recorded, and the name that is given to its text."""
     settings, metadata = package.measured.training, package.metadata
     if missing := sorted(RECORDED - set(settings)):
         raise ValueError(
@@ -219,8 +219,9 @@ def _training(path: Path, package: Package) -> str:
     if (path / RUNNER_CFG_FILENAME).is_file():
         runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
         tokens = f"{runner.get('training_tokens', 0):,} tokens of "
+    text = dataset or metadata.get("dataset_path") or "a text that is not recorded"
     return (
-        f"{tokens}{metadata.get('dataset_path') or 'a text that is not recorded'} through "
+        f"{tokens}{text} through "
         f"{metadata.get('model_name') or 'a model that is not recorded'}, "
         f"context {metadata.get('context_size')}, "
         f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
