@@ -10,6 +10,11 @@ import pytest
 from datasets import Dataset
 
 import sae_lens_meta.cli as cli
+from sae_lens_meta.activations.language_model import (
+    SMOLLM2,
+    SMOLLM2_ON_THE_HUB,
+    model_path,
+)
 from sae_lens_meta.training.checks import (
     check_dataset,
     check_hook,
@@ -83,6 +88,32 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return str(exit.value)
 
     return run
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_in_cache")
+def test_train_takes_the_models_that_measuring_takes_and_records_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    class Stopped(Exception):
+        pass
+
+    def no_training(cfg: Any, **_: Any) -> Any:
+        asked.append(cfg)
+        raise Stopped
+
+    monkeypatch.setattr(
+        "sae_lens_meta.cli.train.LanguageModelSAETrainingRunner", no_training
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text(json.dumps({"text": "a"}) + "\n")
+    with pytest.raises(Stopped):
+        cli.main([*training(tmp_path), "--model_name", SMOLLM2])
+    (cfg,) = asked
+    assert cfg.model_name == model_path(SMOLLM2)
+    assert cfg.sae.metadata.model_on_the_hub == SMOLLM2_ON_THE_HUB
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sae_lens_meta.comparison.result import Comparison
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.report.scores import attached
 from tests.comparisons import compared, comparison
-from tests.tiny_llama import save_tiny_llama, save_trained
+from tests.tiny_llama import save_trained
 
 
 def saved(folder: Path) -> Path:
@@ -81,15 +81,19 @@ def test_a_judges_scores_stay_with_their_weights_and_go_with_a_word(
             assert extras_to_keep(path, entries(**others)) == {}
 
 
+@pytest.fixture
+def pair(model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A joint and a solo SAE."""
+    joint = save_trained(model, tmp_path / "joint", init_seed=0)
+    off = {"decomposability_coefficient": 0, "init_seed": 1}
+    return joint, save_trained(model, tmp_path / "solo", **off)
+
+
 @pytest.mark.slow
 def test_compare_measures_once_and_again_only_if_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = save_tiny_llama(tmp_path / "model")
-    joint = save_trained(model, tmp_path / "joint", init_seed=0)
-    solo = save_trained(
-        model, tmp_path / "solo", decomposability_coefficient=0, init_seed=1
-    )
+    joint, solo = pair
     fast = "--tokens 2048 --ce_tokens 512 --n_candidates 0 --meta_steps 2"
     output = tmp_path / "out"
     call = f"compare --joint {joint} --solo {solo} {fast} --output {output}".split()
@@ -126,13 +130,9 @@ def test_compare_measures_once_and_again_only_if_asked(
 
 @pytest.mark.slow
 def test_what_parts_have_counted_is_not_counted_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = save_tiny_llama(tmp_path / "model")
-    joint = save_trained(model, tmp_path / "joint", init_seed=0)
-    solo = save_trained(
-        model, tmp_path / "solo", decomposability_coefficient=0, init_seed=1
-    )
+    joint, solo = pair
     groups = {"solo": [solo], "joint": [joint]}
     cfg = CompareConfig(groups=groups, output=tmp_path / "out", ce_tokens=512)
     cfg.n_candidates, cfg.meta_steps = 0, 2

@@ -172,6 +172,7 @@ def test_the_card_has_the_figures_of_the_comparison(
     figures = {r.metric_type: r.metric_value for r in data.eval_results}
     assert figures["corrected_mean_abs_phi"] == 5e-3
     assert figures["normalised_l2"] == 0.1
+    assert "org/text through " in text, "the sentence on its training has that name too"
     assert "| normalised L2 | 0.1000 | 0.0900 to 0.1100 | +0.0 % |" in text
     assert "| corrected mean \\|phi\\| | 5.000e-03 |  | -16.7 % |" in text
     for part in (

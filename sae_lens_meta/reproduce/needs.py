@@ -3,7 +3,8 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -232,21 +233,21 @@ def _hours(
     return hours
 
 
-def check_activations_fit(recipes: Sequence[Recipe], folder: Path) -> None:
+def check_activations_fit(recipes: Mapping[Path, Recipe]) -> None:
     """
     Args:
-        recipes: whose activations are read in one pass.
-        folder: of one of their runs.
+        recipes: whose activations are read in one pass, by the folder of their run.
 
     Raises:
-        ValueError: if its disk has no room for all of them.
+        ValueError: if the disk has no room for all of them.
     """
-    needed = sum(map(_activations_bytes, recipes)) / GB
-    free = shutil.disk_usage(folder).free / GB
-    if needed > free:
+    needed = sum(map(_activations_bytes, recipes.values())) / GB
+    used, free = sum(map(_used_gb, recipes)), _free_disk_gb(next(iter(recipes)))
+    if needed > used + free:
         raise ValueError(
-            f"The activations of {len(recipes)} recipes take {needed:.1f} GB of disk; {free:.1f} "
-            f"GB are free at {folder}. Give another --output, or read fewer in one pass."
+            f"The activations of {len(recipes)} recipes take {needed:.1f} GB of disk; {used:.1f} "
+            f"GB are there and {free:.1f} GB are free. Give another --output, or read fewer in "
+            "one pass."
         )
 
 
@@ -262,8 +263,7 @@ def check_needs(needs: Needs, folder: Path, free: float | None) -> None:
         ValueError: if the disk, or the host's memory for a comparison, is too small; whether
             training fits is `in_groups`'s to say.
     """
-    free_disk = shutil.disk_usage(folder).free / GB
-    used = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / GB
+    free_disk, used = _free_disk_gb(folder), _used_gb(folder)
     if needs.disk_gb > free_disk + used:
         raise ValueError(
             f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
@@ -274,6 +274,18 @@ def check_needs(needs: Needs, folder: Path, free: float | None) -> None:
             f"Comparing the SAEs takes {needs.comparing_gb:.1f} GB of memory; {free:.1f} GB are "
             "free. Take a machine with more."
         )
+
+
+def _free_disk_gb(folder: Path) -> float:
+    return shutil.disk_usage(folder).free / GB
+
+
+def _used_gb(folder: Path) -> float:
+    used = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            used += path.stat().st_size if path.is_file() else 0
+    return used / GB
 
 
 def free_memory_gb(device: str) -> float:

@@ -6,11 +6,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from rich.console import Console
 
 from sae_lens_meta.activations.text import PYDOC
-from sae_lens_meta.destination import check_writable, held
+from sae_lens_meta.destination import held
 from sae_lens_meta.reproduce.executor import Executor, InThisProcess
 from sae_lens_meta.reproduce.needs import peak_memory_gb
 from sae_lens_meta.reproduce.pieces import check_piece, run_piece
@@ -19,7 +18,7 @@ from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
-from sae_lens_meta.reproduce.state import State, claim_text, claimed
+from sae_lens_meta.reproduce.state import State, begun, claim_text, claimed
 
 
 @dataclass
@@ -106,10 +105,7 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
 
 def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Figures]:
     stage = check_piece(run, cfg.stage, cfg.only, cfg.part)
-    check_writable(run.folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder / ".plan.lock"):  # of pieces that begin at once
-        state = claimed(run.folder, run.recipe, cfg.rehearse)
+    with begun(run) as state:
         is_new = "groups" not in state.plan
         if is_new:
             state.plan["groups"] = planned(run, 1, None, {stage}, console)

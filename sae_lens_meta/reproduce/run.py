@@ -211,7 +211,7 @@ class Run:
         """
         folder = self.folder / "activations" / name
         hook = {"hook": self.recipe.hook}
-        claim_cache(folder, self.made_of(n_tokens) | hook)
+        claim_cache(folder, self._made_of(n_tokens) | hook)
         if not (folder / FINISHED).is_file():
             self.fill(name, n_tokens, first)
         batch = self.recipe.training.train_batch_size_tokens
@@ -240,12 +240,12 @@ class Run:
         runs = [self, *self.beside]
         folders = {run.recipe.hook: run.folder / "activations" / name for run in runs}
         widths = {run.recipe.hook: run.recipe.joint.d_in for run in self.beside}
-        store, made_of = self.store(text, widths), self.made_of(n_tokens)
+        store, made_of = self.store(text, widths), self._made_of(n_tokens)
         if fill_caches(folders, store, n_tokens + n_spare, made_of, part):
             for folder in folders.values():
                 (folder / FINISHED).touch()
 
-    def made_of(self, n_tokens: int) -> dict[str, Any]:
+    def _made_of(self, n_tokens: int) -> dict[str, Any]:
         """What activations on disk depend on beside their hook."""
         return {
             "model": self.recipe.model,

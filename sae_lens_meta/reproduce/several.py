@@ -5,12 +5,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
 from sae_lens_meta.activations.part import Part, parts
-from sae_lens_meta.destination import check_writable, held
+from sae_lens_meta.destination import held
 from sae_lens_meta.reproduce.needs import check_activations_fit
+from sae_lens_meta.reproduce.pieces import check_piece
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.reproduce import (
     ReproduceConfig,
@@ -20,7 +20,7 @@ from sae_lens_meta.reproduce.reproduce import (
 )
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import Figures, fill_piece
-from sae_lens_meta.reproduce.state import claim_text, claimed
+from sae_lens_meta.reproduce.state import begun, claim_text
 
 # of SAELens's runner, beside what a recipe itself says
 READ_AS = (
@@ -54,12 +54,12 @@ def reproduce_several(
     for option in ("only", "repo", "rehearse"):
         if getattr(cfg, option):
             raise ValueError(f"--{option} goes with one recipe; got {len(names)}.")
-    if cfg.part is not None and cfg.stage != ["cache"]:
-        raise ValueError("--part is of the activations: give --stage cache too.")
     recipes = [load_recipe(name) for name in names]
     each = [_below(cfg, recipe) for recipe in recipes]
     runs = [asked(recipe, its) for recipe, its in zip(recipes, each, strict=True)]
     check_one_pass([run.recipe for run in runs])
+    if cfg.part is not None:
+        check_piece(runs[0], cfg.stage, None, cfg.part)
     if not cfg.stage or "cache" in cfg.stage:
         _read_in_one_pass([run for run in runs if not run.has_activations], cfg)
     if cfg.part is not None:
@@ -121,9 +121,13 @@ def _read_in_one_pass(runs: list[Run], cfg: ReproduceConfig) -> None:
     if not runs:
         return
     for run in runs:
-        _claim(run)
+        with begun(run) as state:
+            is_new = "text_sha256" not in state.plan
+            claim_text(run, state)
+            if is_new:
+                state.save()
     first, *first.beside = runs
-    check_activations_fit([run.recipe for run in runs], first.folder)
+    check_activations_fit({run.folder: run.recipe for run in runs})
     with ExitStack() as stack:
         if cfg.part is not None:
             wanted = [Part.parse(cfg.part)]
@@ -133,21 +137,3 @@ def _read_in_one_pass(runs: list[Run], cfg: ReproduceConfig) -> None:
             first.executor = executor_of(cfg)
             wanted = parts(first.executor.n_parts)
         first.each([fill_piece(part) for part in wanted])
-
-
-def _claim(run: Run) -> None:
-    """
-    Writes down which recipe the run's folder is for, and the text.
-
-    Raises:
-        ValueError: if it is of another one, or the text has changed.
-        OSError: if nothing can be written to it.
-    """
-    check_writable(run.folder)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder / ".plan.lock"):  # of parts that begin at once
-        state = claimed(run.folder, run.recipe, run.is_rehearsal)
-        is_new = "text_sha256" not in state.plan
-        claim_text(run, state)
-        if is_new:
-            state.save()
