@@ -89,6 +89,7 @@ def test_what_cannot_be_read_in_one_pass_is_refused_before_anything_is_written(
         ([zero, one], {"only": "joint_1"}, "--only goes with one recipe; got 2"),
         ([zero, one], {"repo": "you/them"}, "--repo goes with one recipe"),
         ([zero, one], {"rehearse": True}, "--rehearse goes with one recipe"),
+        ([zero, one], {"stage": ["cache", "trian"]}, "'zero' has no stage 'trian'"),
         ([zero, one], {"part": "1/2"}, "give --stage cache too"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -88,12 +88,7 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
     run = asked(recipe, cfg)
     if run.is_rehearsal:
         console.print(in_place_of(run.recipe, recipe))
-    known = stages_of(run)
-    if unknown := [stage for stage in cfg.stage if stage not in known]:
-        raise ValueError(
-            f"The recipe of {run.recipe.release!r} has no stage {unknown[0]!r}. It has: "
-            f"{', '.join(known)}."
-        )
+    known = known_stages(run, cfg)
     if cfg.only is not None or cfg.part is not None:
         if cfg.ray is not None:
             raise ValueError("--ray places all pieces. Leave out --only and --part.")
@@ -101,6 +96,22 @@ def reproduce(name: str, cfg: ReproduceConfig, console: Console) -> dict[str, Fi
     with held(run.folder):
         run.executor = executor_of(cfg)
         return _run_stages(run, cfg, known, console)
+
+
+def known_stages(run: Run, cfg: ReproduceConfig) -> list[str]:
+    """
+    The stages that the recipe has, in order.
+
+    Raises:
+        ValueError: if another one is asked for.
+    """
+    known = stages_of(run)
+    if unknown := [stage for stage in cfg.stage if stage not in known]:
+        raise ValueError(
+            f"The recipe of {run.recipe.release!r} has no stage {unknown[0]!r}. It has: "
+            f"{', '.join(known)}."
+        )
+    return known
 
 
 def _run_piece(run: Run, cfg: ReproduceConfig, console: Console) -> dict[str, Figures]:

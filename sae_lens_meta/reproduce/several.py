@@ -16,6 +16,7 @@ from sae_lens_meta.reproduce.reproduce import (
     ReproduceConfig,
     asked,
     executor_of,
+    known_stages,
     reproduce,
 )
 from sae_lens_meta.reproduce.run import Run
@@ -58,6 +59,8 @@ def reproduce_several(
     each = [_below(cfg, recipe) for recipe in recipes]
     runs = [asked(recipe, its) for recipe, its in zip(recipes, each, strict=True)]
     check_one_pass([run.recipe for run in runs])
+    for run, its in zip(runs, each, strict=True):
+        known_stages(run, its)
     if cfg.part is not None:
         check_piece(runs[0], cfg.stage, None, cfg.part)
     if not cfg.stage or "cache" in cfg.stage:
