@@ -36,7 +36,7 @@ JOINT = ("joint", "cycle")
 DEAD_EVERY = 100
 STAGES: dict[str, tuple[Any, str]] = {
     "meta phase": (MetaTrainingSAE, "_advance_cycle"),
-    "penalty": (MetaTrainingSAE, "_add_penalty"),
+    "penalty": (MetaTrainingSAE, "_decomposability"),
     "encode": (CPUBackend, "largest"),
     "encode ": (CUDABackend, "largest"),
     "select": (RunningTopK, "add"),

@@ -178,6 +178,19 @@ def test_a_study_goes_on_and_takes_what_is_added(
     assert len(taken) == 4
 
 
+def test_processes_beyond_the_cells_share_them_on_the_same_batches(
+    tmp_path: Path,
+) -> None:
+    whole = run_study(config(tmp_path, seeds=(0,)))
+    shared = planned(config(tmp_path, seeds=(0,), processes=3))
+    parts = studies._missing(shared)
+    assert [[o.name for o in work[1]] for work in parts] == [["solo"], ["stock"]]
+    for work in parts:
+        for trained in studies.train(*work):
+            key = trained.cell, trained.objective.name
+            assert trained.result == whole.trained[key].result
+
+
 def test_lines_are_read_as_they_were_written(tmp_path: Path) -> None:
     study = run_study(config(tmp_path, seeds=(0,)))
     lines = (tmp_path / RESULTS).read_text().splitlines()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -178,7 +179,12 @@ def _read(study: Study) -> None:
 
 
 def _missing(study: Study) -> list[Work]:
-    """Cells with what is still to be trained in them."""
+    """
+    Cells with what is still to be trained in them.
+
+    Where there are more processes than cells, several share a cell: each trains some of its
+    objectives, on the same batches.
+    """
     cfg, wanted = study.cfg, []
     for cell in study.cells:
         missing = [
@@ -187,8 +193,13 @@ def _missing(study: Study) -> list[Work]:
             if (cell, name) not in study.trained
         ]
         if missing:
-            wanted.append((cell, missing, cfg.baseline, cfg.device))
-    return wanted
+            wanted.append((cell, missing))
+    n_parts = ceil(cfg.processes / max(len(wanted), 1))
+    return [
+        (cell, missing[part::n_parts], cfg.baseline, cfg.device)
+        for cell, missing in wanted
+        for part in range(min(n_parts, len(missing)))
+    ]
 
 
 def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
