@@ -21,16 +21,26 @@ def check_writable(folder: Path) -> None:
     _remove(_make_writable(folder))
 
 
-def check_new(path: Path, overwrite: bool) -> None:
+def check_new(path: Path, overwrite: bool, suffix: str | None = None) -> None:
     """
     Proves that the file `path` can be written, and that nothing is lost by it.
 
+    Args:
+        path: of the file.
+        overwrite: whether it may exist.
+        suffix: that its name must end in, where other programs know the kind of file by that.
+
     Raises:
-        ValueError: if it exists and is not to be overwritten, or is a folder.
+        ValueError: if it exists and is not to be overwritten, is a folder, or ends otherwise.
         OSError: if its folder cannot be written to.
     """
     if path.is_dir():
         raise ValueError(f"{path} is a folder. Give the name of a file.")
+    if suffix is not None and path.suffix.lower() != suffix:
+        raise ValueError(
+            f"{path} does not end in {suffix}, by which other programs know what it is. Give "
+            f"--output {path}{suffix}."
+        )
     if path.exists() and not overwrite:
         raise ValueError(
             f"{path} exists. Write elsewhere, or give --overwrite to replace it."
@@ -58,9 +68,10 @@ def check_empty(folder: Path, overwrite: bool) -> None:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """
-    Makes `folder` and holds it; a lock that a killed run has left holds nothing.
+    Makes `folder` and holds it by a file in it, which is gone afterwards.
 
-    A run that fails before it has written anything leaves no folder that was not there.
+    One that a killed run has left holds nothing. A run that fails before it has written anything
+    leaves no folder that was not there.
 
     Raises:
         ValueError: if another run holds it.
@@ -70,6 +81,9 @@ def held(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
+        if not (folder / LOCK).exists():  # the run before was just taking it away
+            lock.release()
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
             f"{folder} is being written by another run. Wait for it, or give another --output."
@@ -77,13 +91,17 @@ def held(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # of which the first error would not be heard
-            if made and [path.name for path in folder.iterdir()] == [LOCK]:
-                (folder / LOCK).unlink()  # while nobody else can hold it
-                _remove(made)
+        _take_away(folder / LOCK)
+        _remove(made)
         raise
     finally:
+        _take_away(folder / LOCK)
         lock.release()
+
+
+def _take_away(lock: Path) -> None:
+    with suppress(OSError):  # of which the first error would not be heard
+        lock.unlink(missing_ok=True)  # while nobody else can hold it
 
 
 def _make_writable(folder: Path) -> list[Path]:

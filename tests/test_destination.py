@@ -51,6 +51,34 @@ def test_one_process_holds_a_folder_until_it_ends_or_is_killed(tmp_path: Path) -
             (folder / "file").write_text("x")
 
 
+def test_what_holds_a_folder_is_gone_afterwards(tmp_path: Path) -> None:
+    with held(tmp_path):
+        assert list(tmp_path.iterdir()) != []
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyError), held(tmp_path):
+        (tmp_path / "file").touch()
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_held_by_one_though_locks_come_and_go(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def run(_: int) -> int:
+        try:
+            with held(tmp_path):
+                inside.append(1)
+                assert len(inside) == 1
+                inside.pop()
+            return 0
+        except ValueError:
+            return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        n_refused = sum(pool.map(run, range(2000)))
+    assert n_refused < 2000
+
+
 def test_a_folder_is_proven_writable_without_a_trace(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
@@ -109,6 +137,11 @@ def test_a_file_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> None
     check_new(path, overwrite=True)
     with pytest.raises(ValueError, match="is a folder"):
         check_new(tmp_path, overwrite=True)
+    check_new(tmp_path / "page.HTML", False, ".html")
+    with pytest.raises(
+        ValueError, match=r"does not end in .html.*--output .*page.html"
+    ):
+        check_new(tmp_path / "page", False, ".html")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """From a folder to a release: what is uploaded, what is refused, what a fault leaves behind."""
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -185,6 +186,29 @@ def test_the_card_has_the_figures_of_the_comparison(
         assert part in text, part
     snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     exec(compile(snippet, "card", "exec"), {})  # the first one needs no plugin
+
+
+def test_the_card_and_the_terminal_warn_of_an_sae_that_does_not_do(path: Path) -> None:
+    cfg = PublishConfig(REPO, output=path.parent / "out")
+    said = {}
+    for explained, recovered, n_silent in ((0.8, 0.95, 10), (0.12, 0.4, 9000)):
+        found = json.loads((path / "comparison.json").read_text())
+        for one in found["saes"]:
+            one["evaluation"]["reconstruction"]["explained_variance"] = explained
+            one["evaluation"]["reconstruction"]["n_silent"] = n_silent
+            one["evaluation"]["model_cost"]["ce_loss_recovered"] = recovered
+        (path / "comparison.json").write_text(json.dumps(found))
+        console = Console(file=io.StringIO(), width=300)
+        prepare(path, cfg, console)
+        card = (cfg.output / "README.md").read_text()
+        said[explained] = [card, console.file.getvalue()]  # type: ignore[attr-defined]
+    for text in said[0.12]:
+        for part in ("explains 12.0% of", "recovers 40.0% of", "45% of its latents"):
+            assert part in text, part
+    for text in said[0.8]:
+        assert "of the variance of the activations:" not in text
+        assert "recovers" not in text
+        assert "never fire on this text" not in text
 
 
 def test_the_cards_command_measures_the_release_as_it_was_measured(

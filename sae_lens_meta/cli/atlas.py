@@ -48,7 +48,7 @@ class Atlas:
 def run(args: list[str]) -> None:
     """Writes one page, and prints what it says of itself."""
     cfg = parse(Atlas, "atlas", args)
-    check_new(cfg.output, cfg.overwrite)
+    check_new(cfg.output, cfg.overwrite, ".html")
     attached = Attached(cfg.decomposition, cfg.autointerp, cfg.comparison)
     facts = make_atlas(cfg.name, cfg.sae_id, attached, cfg.source, cfg.output)
     console = Console()

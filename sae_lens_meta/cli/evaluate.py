@@ -46,7 +46,7 @@ def run(args: list[str]) -> None:
     is_release = not Path(cfg.name).is_dir()
     beside = Path() if is_release else saved.path
     target = cfg.output or beside / "evaluation.json"
-    check_new(target, cfg.overwrite)
+    check_new(target, cfg.overwrite, ".json")
     sae = saved.load(cfg.source.device)
     source, measured_on = load_source(cfg.source, [saved])
     n_tokens, name = cfg.source.tokens, Path(cfg.name).name

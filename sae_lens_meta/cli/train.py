@@ -16,9 +16,16 @@ from sae_lens_meta.training.checks import (
 )
 from sae_lens_meta.training.resume import check_resume
 
+ABOUT = """\
+SAELens's own options follow. Where neither --architecture nor --sae is given, this command trains
+`meta`, whatever SAELens names as its default.
+"""
+
 
 def run(args: list[str]) -> None:
     """Trains an SAE with SAELens's options; its own parser reads them."""
+    if {"-h", "--help"} & {*args, *([] if args else ["--help"])}:
+        print(ABOUT)  # noqa: T201
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
         args = ["--architecture", "meta", *(args or ["--help"])]
     overwrite = "--overwrite" in args

@@ -11,6 +11,7 @@ from sae_lens_meta.comparison.figures import HEADLINE
 from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.comparison.table import headline_rows
 from sae_lens_meta.measures.figures import Figure, model_tokens
+from sae_lens_meta.publishing.doubts import doubts
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.zoo.releases import Release
@@ -48,6 +49,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         comparison=comparison,
         measured=measured,
         rows=_rows(comparison, measured),
+        doubts=list(doubts(measured.evaluation)),
         scores=scores_of(comparison),
         settings=measured.training,
         calibration=package.metadata["calibration"],

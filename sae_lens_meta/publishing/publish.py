@@ -12,6 +12,7 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 
 from sae_lens_meta.destination import check_writable
 from sae_lens_meta.publishing.card import PAPER, model_card, released_name
+from sae_lens_meta.publishing.doubts import doubts
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import look_ahead, upload
@@ -148,6 +149,8 @@ def prepare(
     package.names.append(CARD)
     where = "the package" if cfg.bundle else f"{cfg.repo}, in one commit"
     console.print(_contents(package, where))
+    for doubt in doubts(package.measured.evaluation):
+        console.print(f"[yellow]The card warns: {doubt}[/yellow]")
     return package, release
 
 
