@@ -1,8 +1,10 @@
-"""SIGINT and SIGTERM end a training between two steps, so that it can be gone on from."""
+"""SIGINT and SIGTERM end a training between two steps, and everything else in order."""
 
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -11,6 +13,30 @@ from tqdm.auto import tqdm
 
 class Interrupted(RuntimeError):
     """A signal ended a training; the message says what is kept of it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which then ends a command as Ctrl-C does: what it holds is given back."""
+
+
+@contextmanager
+def terminated_in_order() -> Iterator[None]:
+    """Has SIGTERM raise `Terminated` inside, unless somebody else listens to it."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
 
 
 class StopSignals:

@@ -3,6 +3,7 @@
 import ast
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from sae_lens_meta.cli import COMMANDS, main
 from sae_lens_meta.cli.compare import Compare
 from sae_lens_meta.cli.options import parse
+from sae_lens_meta.destination import held
 
 HELP_SECONDS = 1.0
 
@@ -70,6 +72,23 @@ def test_a_warning_is_a_line_and_no_place_in_the_code() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stderr == "\nWarning: The text is read again.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_a_line_and_lets_go_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def run(_: list[str]) -> None:
+        with held(tmp_path):
+            (tmp_path / "progress").touch()
+            os.kill(os.getpid(), number)
+            signal.pause()
+
+    monkeypatch.setattr("sae_lens_meta.cli.watch.run", run)
+    with pytest.raises(SystemExit, match=f"^sae-lens-meta: stopped by {number.name}.$"):
+        main(["watch", "x"])
+    assert [path.name for path in tmp_path.iterdir()] == ["progress"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_option_that_there_is_not_ends_with_exit_code_2(

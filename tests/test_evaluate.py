@@ -1,6 +1,7 @@
 """`sae-lens-meta calibrate` and `evaluate` on the real model, checked by hand."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,14 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     assert recorded["n_tokens"] == TOKENS
     assert recorded["f1_after"] > 0.8
     shown = capsys.readouterr().out
-    assert "l0_after" in shown and "Taken on documents 7 to 12 of 'pydoc'" in shown
+    assert "L0 by the old and the new thresholds" in shown
+    assert "Taken on documents 7 to 12 of 'pydoc'" in shown
+    assert "documents end after" not in shown
+    main(["calibrate", str(saved_sae), "--held_out_documents", "4"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(
+        r"Warning: These documents end after [\d,]+ of 20,000 tokens", shown
+    )
 
 
 @pytest.mark.slow

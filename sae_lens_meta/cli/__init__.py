@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sae_lens_meta.extras import MissingExtra
-from sae_lens_meta.interruption import Interrupted
+from sae_lens_meta.interruption import (
+    Interrupted,
+    Terminated,
+    terminated_in_order,
+)
 
 COMMANDS = (
     "demo",
@@ -49,13 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"sae-lens-meta: there is no command {args[0]!r}.{hint}")
     usual, warnings.formatwarning = warnings.formatwarning, _plain_warning
     try:
-        import_module(f"sae_lens_meta.cli.{args[0]}").run(args[1:])
+        with terminated_in_order():
+            import_module(f"sae_lens_meta.cli.{args[0]}").run(args[1:])
     except Exception as error:
         if not _is_said(error):
             raise
         raise SystemExit(f"sae-lens-meta: {error}") from error
     except KeyboardInterrupt as error:
-        raise SystemExit("sae-lens-meta: stopped by SIGINT.") from error
+        name = "SIGTERM" if isinstance(error, Terminated) else "SIGINT"
+        raise SystemExit(f"sae-lens-meta: stopped by {name}.") from error
     finally:
         warnings.formatwarning = usual
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 from tyro.conf import Positional
 
 from sae_lens_meta.activations.measured_on import SourceConfig
@@ -11,7 +12,12 @@ from sae_lens_meta.activations.source import load_source, regroup
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
 from sae_lens_meta.destination import check_writable
-from sae_lens_meta.measures.calibration import Rule, calibrate, selected_per_token
+from sae_lens_meta.measures.calibration import (
+    CalibrationReport,
+    Rule,
+    calibrate,
+    selected_per_token,
+)
 from sae_lens_meta.saved import SavedSAE
 
 
@@ -47,9 +53,14 @@ def run(args: list[str]) -> None:
     report = calibrate(sae, batches, cfg.k, cfg.rule, measured_on.text)
     sae.save_model(cfg.path)
     console = Console()
-    say(measured_on.notes, measured_on.warnings, console)
-    for name, value in vars(report).items():
-        console.print(f"{name:>14}  {value}")
+    warnings = [*measured_on.warnings]
+    if report.n_tokens < cfg.source.tokens - cfg.batch:
+        warnings.append(
+            f"These documents end after {report.n_tokens:,} of {cfg.source.tokens:,} tokens, and latents "
+            "that are selected on fewer than 100 share a threshold. --held_out_documents takes more."
+        )
+    say(measured_on.notes, warnings, console)
+    console.print(_table(report))
     first, number = measured_on.first_document, measured_on.held_out_documents
     console.print(
         f"Taken on documents {first + 1} to {first + number} of {measured_on.dataset!r}."
@@ -62,3 +73,21 @@ def run(args: list[str]) -> None:
             ],
             console,
         )
+
+
+def _table(report: CalibrationReport) -> Table:
+    table = Table.grid(padding=(0, 2))
+    rows = {
+        "rule": report.rule,
+        "tokens read": f"{report.n_tokens:,}",
+        "latents that BatchTopK selected on a token": f"{report.k:.2f}",
+        "latents with a threshold of their own": f"{report.n_calibrated:,}",
+        "selected on fewer than 100 tokens, with one threshold": f"{report.n_rare:,}",
+        "never selected, which never fire": f"{report.n_dead:,}",
+        "L0 by the old and the new thresholds": f"{report.l0_before:.2f}, {report.l0_after:.2f}",
+        "F1 with BatchTopK's selection, before and after": f"{report.f1_before:.4f}, {report.f1_after:.4f}",
+        "tokens that the last two lines are taken on": f"{report.n_checked:,}",
+    }
+    for label, value in rows.items():
+        table.add_row(label, value)
+    return table

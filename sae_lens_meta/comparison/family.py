@@ -204,7 +204,7 @@ class Family:
             geometry = decoder_geometry(W_dec)
             edges = np.linspace(-1, 1, len(geometry.histogram) + 1)
             return Decoder(
-                summarize_decoder(W_dec, geometry, meta_steps),
+                summarize_decoder(name, W_dec, geometry, meta_steps),
                 coarse(edges, geometry.histogram, COSINE_BINS),
                 cosine_histogram(geometry.nearest_cosine),
             )

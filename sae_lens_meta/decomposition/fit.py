@@ -24,7 +24,8 @@ class FitSettings:
         meta_d_sae (int | None): Meta latents. By default 3 for 64 rows, the published
             proportion (2,304 for 49,152).
         meta_k (float | None): Meta latents that a row is made of, on average. By default 4, as published.
-        steps (int): Adam steps.
+        steps (int): Adam steps of each fit: where none was trained with the SAE, its own; and those of
+            the second seed and of the nulls.
         rows_per_step (int): Rows drawn for each step; all of them where there are no more.
         lr (float): Learning rate of that Adam.
         seed (int): Seed of the initial weights, of the draws and of the nulls.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,7 +144,7 @@ def evaluate(
         {name: sae}, source, n_tokens, n_ce_tokens, count
     ).values()
     W_dec: Any = sae.W_dec
-    decoder = summarize_decoder(W_dec, decoder_geometry(W_dec))
+    decoder = summarize_decoder(name, W_dec, decoder_geometry(W_dec))
     pairs = shifted.result() if shifted else None
     return evaluation_of(name, meter, counter, cost, decoder, pairs)
 
@@ -289,23 +290,26 @@ def _mean(per_token: torch.Tensor, counts: torch.Tensor) -> float:
 
 
 def summarize_decoder(
-    W_dec: torch.Tensor, geometry: Geometry, meta_steps: int = META_STEPS
+    name: str, W_dec: torch.Tensor, geometry: Geometry, meta_steps: int = META_STEPS
 ) -> DecoderSummary:
     """
     Geometry of the decoder rows, and how well they are meta-reconstructed.
 
     Args:
+        name: of the SAE, for the bars.
         W_dec: `[d_sae, d_in]`.
         geometry: of `W_dec`.
         meta_steps: Adam steps of each of the six meta SAEs that are fitted to it.
     """
-    explained = {}
-    for ratio in META_WIDTH_RATIOS:
+    explained: dict[str, list[float]] = {}
+    fits = list(product(META_WIDTH_RATIOS, META_SEEDS))
+    for number, (ratio, seed) in enumerate(fits, 1):
         width = max(META_K, round(ratio * len(W_dec)))
-        explained[f"{ratio:.2f}"] = [
-            meta_explained_variance(W_dec, width, META_K, meta_steps, seed=seed)
-            for seed in META_SEEDS
-        ]
+        said = f"{name}: meta SAE {number} of {len(fits)}"
+        found = meta_explained_variance(
+            W_dec, width, META_K, meta_steps, seed=seed, what=said
+        )
+        explained.setdefault(f"{ratio:.2f}", []).append(found)
     return DecoderSummary(
         mean_abs_cosine=geometry.mean_abs_cosine,
         mean_nearest_cosine=float(geometry.nearest_cosine.mean()),

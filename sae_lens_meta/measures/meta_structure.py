@@ -16,6 +16,7 @@ def meta_explained_variance(
     rows_per_step: int = 1024,
     lr: float = 5e-4,
     seed: int = 0,
+    what: str = "Fitting a meta SAE",
 ) -> float:
     """
     Share of the variance of unit decoder rows that a fresh meta SAE explains.
@@ -34,10 +35,11 @@ def meta_explained_variance(
         rows_per_step: rows drawn for each step; all of them where there are no more.
         lr: learning rate of that Adam.
         seed: seed of the meta SAE's initial weights and of the draws.
+        what: the progress bar says.
     """
     rows = unit_rows(W_dec.detach().float())
     meta_sae = fitted_meta_sae(
-        rows, meta_d_sae, meta_k, n_steps, rows_per_step, lr, seed
+        rows, meta_d_sae, meta_k, n_steps, rows_per_step, lr, seed, what
     )
     squared_distances = (rows - meta_sae.reconstruct(rows)).pow(2).sum(dim=-1)
     fit = meta_fit(rows, squared_distances)
@@ -52,7 +54,7 @@ def fitted_meta_sae(
     rows_per_step: int,
     lr: float,
     seed: int,
-    what: str = "Fitting a meta SAE",
+    what: str,
 ) -> MetaSAE:
     """
     A fresh meta SAE, fitted to unit rows `[d_sae, d_in]`; see `meta_explained_variance`.
