@@ -186,8 +186,16 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     assert "L0 by the old and the new thresholds" in shown
     assert "Taken on documents 7 to 12 of 'pydoc'" in shown
     assert "documents end after" not in shown
-    main(["calibrate", str(saved_sae), "--held_out_documents", "4"])
+    main(
+        [
+            "calibrate",
+            str(saved_sae),
+            *"--first_document 6 --held_out_documents 4".split(),
+        ]
+    )
     shown = " ".join(capsys.readouterr().out.split())
+    # which an earlier calibration read too, whose thresholds are gone now
+    assert "Thresholds were taken on" not in shown
     assert re.search(
         r"Warning: These documents end after [\d,]+ of 20,000 tokens", shown
     )

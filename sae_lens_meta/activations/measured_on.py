@@ -1,6 +1,6 @@
 """What figures are taken on: as an SAE records it, and as it was asked for in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -256,8 +256,9 @@ def described(
     reading: Reading,
     documents: Documents,
     saes: Sequence[SavedSAE],
+    to_calibrate: bool = False,
 ) -> MeasuredOn:
-    """What `saes` are measured on when `documents` are read."""
+    """What `saes` are measured on, or calibrated, when `documents` are read."""
     plain: dict[str, Any] = {
         f.name: getattr(reading, f.name)
         for f in fields(MeasuredOn)
@@ -269,6 +270,9 @@ def described(
     )
     plain["seqpos_slice"] = list(reading.seqpos_slice or ())
     seen = worst([seen_by(sae, documents) for sae in saes])
+    warnings = list(_of_training(cfg, seen))
+    if not to_calibrate:  # which takes others in the place of those that there are
+        warnings += _of_thresholds(documents, saes)
     return MeasuredOn(
         **plain,
         dataset=cfg.dataset,
@@ -279,7 +283,7 @@ def described(
         tokens=cfg.tokens,
         token_set=_token_set(reading),
         seen=seen,
-        warnings=_warnings(cfg, documents, saes, seen),
+        warnings=warnings,
     )
 
 
@@ -297,24 +301,23 @@ def _token_set(reading: Reading) -> str:
     return words
 
 
-def _warnings(
-    cfg: SourceConfig, documents: Documents, saes: Sequence[SavedSAE], seen: Seen
-) -> list[str]:
-    warnings = []
+def _of_training(cfg: SourceConfig, seen: Seen) -> Iterator[str]:
     if seen == "seen":
-        warnings.append(
+        yield (
             f"An SAE was trained on the text of {cfg.dataset!r} too, and does not record that "
             "these documents were kept from its training."
         )
+
+
+def _of_thresholds(documents: Documents, saes: Sequence[SavedSAE]) -> Iterator[str]:
     found = [overlaps(sae.calibration, documents) for sae in saes]
     if any(found):
-        warnings.append(
+        yield (
             "Thresholds were taken on some of these documents: L0, L2 and firing rates are "
             "not those of text that is new to them."
         )
     elif None in found:
-        warnings.append(
+        yield (
             "An SAE's thresholds do not record the documents that they were taken on, which "
             "may be these. Calibrate it again."
         )
-    return warnings

@@ -155,7 +155,7 @@ def load_source(
             f"The SAE has d_in={saes[0].d_in}, but {reading.hook!r} of {reading.model!r} is "
             f"{width} wide. Give the model that the SAE was trained on."
         )
-    measured_on = described(cfg, reading, documents, saes)
+    measured_on = described(cfg, reading, documents, saes, to_calibrate)
     measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
     assumed += assumed_documents(cfg, documents, saes)
     measured_on.options, measured_on.assumed = options, assumed
