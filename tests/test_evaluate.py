@@ -190,7 +190,7 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
         [
             "calibrate",
             str(saved_sae),
-            *"--first_document 6 --held_out_documents 4".split(),
+            *["--first_document", "6", "--held_out_documents", "4"],
         ]
     )
     shown = " ".join(capsys.readouterr().out.split())
