@@ -76,7 +76,9 @@ def test_a_warning_is_a_line_and_no_place_in_the_code() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_in_a_line_and_lets_go_of_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
 ) -> None:
     def run(_: list[str]) -> None:
         with held(tmp_path):
@@ -85,6 +87,9 @@ def test_a_signal_ends_a_command_in_a_line_and_lets_go_of_its_folder(
             signal.pause()
 
     monkeypatch.setattr("sae_lens_meta.cli.watch.run", run)
+    # as in a new process: SAELens's runners leave handlers of their own; conftest restores them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with pytest.raises(SystemExit, match=f"^sae-lens-meta: stopped by {number.name}.$"):
         main(["watch", "x"])
     assert [path.name for path in tmp_path.iterdir()] == ["progress"]
