@@ -88,20 +88,17 @@ def held(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"{folder} is being written by another run. Wait for it, or give another --output."
         ) from error
+    has_failed = True
     try:
         yield
-    except BaseException:
-        _take_away(folder / LOCK)
-        _remove(made)
-        raise
+        has_failed = False
     finally:
-        _take_away(folder / LOCK)
+        # once, and while nobody else can hold it: the next one may be another run's
+        with suppress(OSError):  # of which the run's own error would not be heard
+            (folder / LOCK).unlink()
+        if has_failed:
+            _remove(made)
         lock.release()
-
-
-def _take_away(lock: Path) -> None:
-    with suppress(OSError):  # of which the first error would not be heard
-        lock.unlink(missing_ok=True)  # while nobody else can hold it
 
 
 def _make_writable(folder: Path) -> list[Path]:

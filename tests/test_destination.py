@@ -11,9 +11,10 @@ from threading import Barrier
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 import sae_lens_meta.cli as cli
-from sae_lens_meta import MetaTrainingSAE
+from sae_lens_meta import MetaTrainingSAE, destination
 from sae_lens_meta.destination import check_new, check_writable, held
 from tests.helpers import meta_config
 
@@ -77,6 +78,26 @@ def test_a_folder_is_held_by_one_though_locks_come_and_go(tmp_path: Path) -> Non
     with ThreadPoolExecutor(8) as pool:
         n_refused = sum(pool.map(run, range(2000)))
     assert n_refused < 2000
+
+
+def test_a_lock_that_was_taken_away_under_us_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the run before unlinks it between our opening the file and locking it."""
+    taken: list[int] = []
+
+    class Unlinked(FileLock):
+        def acquire(self, *args: Any, **kwargs: Any) -> Any:
+            proxy = super().acquire(*args, **kwargs)
+            if not taken:
+                Path(self.lock_file).unlink()
+            taken.append(1)
+            return proxy
+
+    monkeypatch.setattr(destination, "FileLock", Unlinked)
+    with held(tmp_path), pytest.raises(ValueError, match="by another run"):
+        held(tmp_path).__enter__()
+    assert len(taken) == 2
 
 
 def test_a_folder_is_proven_writable_without_a_trace(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def described(
     reading: Reading,
     documents: Documents,
     saes: Sequence[SavedSAE],
-    to_calibrate: bool = False,
+    to_calibrate: bool,
 ) -> MeasuredOn:
     """What `saes` are measured on, or calibrated, when `documents` are read."""
     plain: dict[str, Any] = {

@@ -24,10 +24,11 @@ SAELens's own options follow. Where neither --architecture nor --sae is given, t
 
 def run(args: list[str]) -> None:
     """Trains an SAE with SAELens's options; its own parser reads them."""
-    if {"-h", "--help"} & {*args, *([] if args else ["--help"])}:
+    args = args or ["--help"]
+    if {"-h", "--help"} & {*args}:
         print(ABOUT)  # noqa: T201
     if not any(a.split("=")[0] in ("--architecture", "--sae") for a in args):
-        args = ["--architecture", "meta", *(args or ["--help"])]
+        args = ["--architecture", "meta", *args]
     overwrite = "--overwrite" in args
     cfg = _parse_cfg_args([arg for arg in args if arg != "--overwrite"])
     for key, value in model_metadata(cfg.model_name).items():
