@@ -36,7 +36,7 @@ check: .venv/ready
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(MKDOCS) --quiet
+	$(MKDOCS)
 
 # the site, in site/
 docs: .venv/ready
