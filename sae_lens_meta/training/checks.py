@@ -12,7 +12,7 @@ from transformer_lens.HookedTransformer import HookedRootModule
 from sae_lens_meta.training.config import DecomposabilityConfig
 
 # at half of it mean |phi| fell by 1 to 4 % in runs of 245 to 1,954 steps, at one and a half times
-# of it by 5 to 9 %: docs/results.md
+# of it by 5 to 9 %: docs/results_appendix.md
 LEAST_PACE = 1.0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
@@ -28,9 +29,18 @@ class RunningTopK:
 
     def __init__(self, n_keep: int, like: torch.Tensor):
         self.n_keep = n_keep
-        self.flat = like.new_empty(0, dtype=torch.long)
-        self.values = like.new_empty(0)
+        self._dtype = like.dtype
+        self._flat = np.empty(0, np.int64)
+        self._values = _in_numpy(like.new_empty(0))
         self._cut = 0.0
+
+    @property
+    def flat(self) -> torch.Tensor:
+        return torch.from_numpy(self._flat)
+
+    @property
+    def values(self) -> torch.Tensor:
+        return torch.from_numpy(self._values).to(self._dtype)
 
     def add(self, block: torch.Tensor, offset: int, stride: int) -> None:
         """
@@ -54,13 +64,24 @@ class RunningTopK:
         self._add(block, offset, stride)
 
     def _add(self, block: torch.Tensor, offset: int, stride: int) -> None:
-        rows, columns = (block > self._cut).nonzero().unbind(1)
-        self.flat = torch.cat([self.flat, offset + rows * stride + columns])
-        self.values = torch.cat([self.values, block[rows, columns]])
-        if len(self.values) > self.n_keep:
-            self.values, kept = self.values.topk(self.n_keep, sorted=False)
-            self.flat = self.flat[kept]
-            self._cut = float(self.values.min()) if self.n_keep > 0 else float("inf")
+        # here, since whoever only loads SAEs need not wait for numba
+        from sae_lens_meta.training.backend.above import above
+
+        seen = _in_numpy(block)
+        found, values = above(seen, seen.dtype.type(self._cut), offset, stride)
+        self._flat = np.concatenate((self._flat, found))
+        self._values = np.concatenate((self._values, values))
+        n_lost = len(self._values) - self.n_keep
+        if n_lost > 0:
+            kept = np.argpartition(self._values, n_lost - 1)[n_lost:]
+            self._flat, self._values = self._flat[kept], self._values[kept]
+            self._cut = float(self._values.min(initial=np.inf))
+
+
+def _in_numpy(block: torch.Tensor) -> np.ndarray:
+    """The same values; numpy has no bfloat16, which float32 holds exactly."""
+    as_it_is = block.dtype in (torch.float32, torch.float64)
+    return block.detach().to(block.dtype if as_it_is else torch.float32).numpy()
 
 
 def blocks(n_rows: int, n_columns: int) -> Iterator[tuple[slice, slice]]:
