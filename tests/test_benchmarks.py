@@ -14,6 +14,10 @@ TINY = Shape(d_in=16, d_sae=128, meta_d_sae=16, k=4, meta_k=2, batch=64)
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("[a-z]*.py")))
 def test_it_imports(name: str) -> None:
+    if (
+        name == "decompose_example"
+    ):  # of SAELens's bridge, which TransformerLens 2 has no room for
+        pytest.importorskip("transformer_lens.model_bridge")
     assert import_module(f"benchmarks.{name}").__doc__
 
 
