@@ -1,6 +1,7 @@
 """What decoder rows are made of: the object, where it comes from, and what is said beside it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 import torch
 from sae_lens import SAE, StandardSAE, StandardSAEConfig
 
+from sae_lens_meta.decomposition import decompose as decompose_module
 from sae_lens_meta.decomposition.decompose import checked, decomposition
 from sae_lens_meta.decomposition.decomposition import Decomposition
-from sae_lens_meta.decomposition.fit import FitSettings, stock
+from sae_lens_meta.decomposition.fit import FitSettings, fit, stock
 from sae_lens_meta.decomposition.folder import RECORD, write
 from sae_lens_meta.decomposition.given import given_sae
 from sae_lens_meta.decomposition.nulls import covariance_rows, turned_rows
@@ -132,7 +134,24 @@ def test_true_parts_are_found_come_back_and_are_beyond_both_nulls(
     assert with_evidence.parts_per_row == pytest.approx(3, abs=0.1)
     assert stability.cosine.mean() > stability.null.mean() + 0.1
     assert stability.comes_back.float().mean() > 0.5
-    assert (stability.seed, nulls.seed) == (1, 0)
+    assert (stability.seed, nulls.seed) == (1, 2)
+
+
+def test_no_fit_begins_at_the_weights_of_one_that_it_is_held_against(
+    sae: SAE[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_rows: list[torch.Tensor] = []
+
+    def without_steps(rows: torch.Tensor, settings: FitSettings, what: str) -> Any:
+        meta_sae = fit(rows, replace(settings, steps=1, lr=1e-9), what)
+        first_rows.append(unit_rows(meta_sae.W_dec.detach()))
+        return meta_sae
+
+    monkeypatch.setattr(decompose_module, "fit", without_steps)
+    checked(decomposition(sae, settings=SETTINGS), SETTINGS)
+    found, again, null, _ = first_rows
+    for one, other in ((found, again), (found, null), (again, null)):
+        assert (one * other).sum(dim=1).mean().abs() < 0.2
 
 
 @pytest.mark.slow

@@ -79,10 +79,14 @@ def checked(found: Decomposition, settings: FitSettings) -> Decomposition:
     """
     like = replace(settings, meta_d_sae=found.n_meta, meta_k=found.parts_per_row)
     like = like.for_rows(found.d_sae)
-    other_seed, rows = replace(like, seed=like.seed + 1), found.rows
+    # two more seeds: fits that begin at the same weights would look alike for that alone
+    other_seed = replace(like, seed=like.seed + 1)
+    of_nulls, rows = replace(like, seed=like.seed + 2), found.rows
     again = decomposed(rows, fit(rows, other_seed, "With another seed"), "fitted", {})
-    other, by_chance = again.directions, covariance_rows(rows, like.seed)
-    null = decomposed(by_chance, fit(by_chance, like, "Same covariance"), "fitted", {})
+    other, by_chance = again.directions, covariance_rows(rows, of_nulls.seed)
+    null = decomposed(
+        by_chance, fit(by_chance, of_nulls, "Same covariance"), "fitted", {}
+    )
     stability = Stability(
         cosine=matched_cosines(found.directions, other),
         null=matched_cosines(found.directions, null.directions),
@@ -90,9 +94,9 @@ def checked(found: Decomposition, settings: FitSettings) -> Decomposition:
         seed=other_seed.seed,
     )
     covariance = null.explained_variance
-    turned = turned_rows(rows, like.seed)
-    null = decomposed(turned, fit(turned, like, "Turned rows"), "fitted", {})
-    nulls = Nulls(null.explained_variance, covariance, like.seed)
+    turned = turned_rows(rows, of_nulls.seed)
+    null = decomposed(turned, fit(turned, of_nulls, "Turned rows"), "fitted", {})
+    nulls = Nulls(null.explained_variance, covariance, of_nulls.seed)
     return replace(found, nulls=nulls, stability=stability)
 
 

@@ -28,7 +28,7 @@ class FitSettings:
             the second seed and of the nulls.
         rows_per_step (int): Rows drawn for each step; all of them where there are no more.
         lr (float): Learning rate of that Adam.
-        seed (int): Seed of the initial weights, of the draws and of the nulls.
+        seed (int): Seed of the initial weights and of the draws; the next two are of the second fit and of the nulls.
         device (str): To fit on.
     """
 
