@@ -24,6 +24,7 @@ from sae_lens_meta.probing.labels import Labels
 from sae_lens_meta.probing.logistic import best_threshold, fit_logistic
 from sae_lens_meta.probing.measure import Task, measure
 from sae_lens_meta.probing.result import LabelScore, ProbedSAE
+from sae_lens_meta.probing.shared_labels import of_shared_labels
 from sae_lens_meta.probing.sparse_probe import (
     SparseProbe,
     best_single_latents,
@@ -31,7 +32,7 @@ from sae_lens_meta.probing.sparse_probe import (
 )
 from sae_lens_meta.probing.text import Part, encoded
 from sae_lens_meta.statistics.intervals import HalfSampled
-from sae_lens_meta.statistics.ratio import Estimate, f1_ratio, mean_estimate
+from sae_lens_meta.statistics.ratio import Estimate, Ratio, f1_ratio, mean_estimate
 
 D, N, DOCUMENTS = 32, 3000, 12
 PARENT, CHILD, OTHER, RARE = "p", "p/a", "p/b", "p/rare"
@@ -104,7 +105,7 @@ def task() -> Task:
 
 
 def scores_of(sae: Any, task: Task) -> dict[str, LabelScore]:
-    return measure("planted", sae, task)[0]
+    return measure("planted", sae, task).scores
 
 
 def share_of(task: Task, label: int) -> float:
@@ -294,14 +295,14 @@ def test_a_sparse_probe_takes_no_latent_that_says_the_same() -> None:
 
 
 def test_main_latents_stop_where_a_step_brings_little() -> None:
-    latents = np.array([7, 3, 9, 1])
+    latents, weights = np.array([7, 3, 9, 1]), np.array([1.0, -1.0, 2.0, 1.0])
     probes = {
-        k: SparseProbe(latents[:k], np.array([1.0, -1.0, 2.0, 1.0])[:k], 0.0)
+        k: SparseProbe(latents[:k], weights[:k], weights[:k] > 0, 0.0)
         for k in (1, 2, 3, 4)
     }
     assert main_latents(probes, {1: 0.5, 2: 0.6, 3: 0.7, 4: 0.72}) == [7, 9]
     assert main_latents(probes, {1: 0.5, 2: 0.52, 3: 0.7, 4: 0.9}) == [7]
-    against = {1: SparseProbe(latents[:1], np.array([-1.0]), 0.0)}
+    against = {1: SparseProbe(latents[:1], -weights[:1], np.array([False]), 0.0)}
     assert main_latents(against, {1: 0.5}) == []
 
 
@@ -420,6 +421,42 @@ def test_differences_are_percent_of_the_first_group_over_documents_and_seeds() -
     assert single.percent is not None
     assert single.over_seeds.low < single.percent < single.over_seeds.high
     assert found["absorption"].percent is None and found["l0"].percent == 0
+
+
+def test_means_are_over_labels_that_every_sae_has_a_latent_for() -> None:
+    def ratio(value: float | None) -> Ratio:
+        below = np.full(10, 0.0 if value is None else 10.0)
+        return Ratio(below * (value or 0.0), below)
+
+    honest = {"silent": [ratio(0.1), ratio(0.8)]}
+    without = {"silent": [ratio(0.1), ratio(None)]}
+    shared = of_shared_labels([honest, without])
+    values = [mean_estimate(ratios["silent"]).value for ratios in shared]
+    assert values == pytest.approx([0.1, 0.1])
+    assert mean_estimate(honest["silent"]).value == pytest.approx(0.45)
+
+
+def test_a_latent_that_fires_negatively_fires() -> None:
+    generator = np.random.default_rng(0)
+    holds = generator.random((400, 1)) < 0.2
+    codes = np.zeros((400, 3))
+    codes[:, 0] = -1.0 * holds[:, 0]
+    codes[:, 1] = generator.random(400) < 0.3
+    latents = csc_matrix(codes)
+    assert best_single_latents(latents, holds).tolist() == [0]
+    probes = k_sparse_probes(latents, holds[:, 0], (1,))
+    assert main_latents(probes, {1: 1.0}) == [0]
+    n = int(holds.sum())
+    found = absorbed(
+        csr_matrix(codes[holds[:, 0]]),
+        np.ones(n),
+        np.ones(n),
+        np.array([-1.0, 0.0, 0.0]),
+        np.array([-1.0, 0.0, 0.0]),
+        [0],
+    )
+    assert not found.silent.any() and (found.fraction == 0).all()
+    assert child_of(0, latents, {"it": holds[:, 0]}) == "it"
 
 
 def test_no_interval_below_8_documents() -> None:

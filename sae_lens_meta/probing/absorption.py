@@ -13,7 +13,7 @@ up to three latents of cosine 0.1 and more.
 What differs: tokens stand in running text, not in prompts that ask for the spelling, and any token
 may be one on which the label does not hold, not only words. Activations have mean 0 and std 1
 before the probe, and a projection is counted from their mean, not from 0. Main latents come from a
-matching pursuit, not from an L1 probe, and are those with a positive weight, by their F1 on the
+matching pursuit, not from an L1 probe, and are those that speak for the label, by their F1 on the
 first part.
 
 Beside that, with the first of the main latents alone as the label's, and so with splits counted:
@@ -73,7 +73,7 @@ def main_latents(
             break
         last = k
     chosen = probes[last]
-    return [int(i) for i in chosen.latents[chosen.weights > 0]]
+    return [int(i) for i in chosen.latents[chosen.for_it]]
 
 
 def absorbed(
@@ -101,7 +101,7 @@ def absorbed(
     is_main[main] = True
     for i in range(n):
         at = slice(codes.indptr[i], codes.indptr[i + 1])
-        fires = codes.data[at] > 0
+        fires = codes.data[at] != 0
         latents = codes.indices[at][fires]
         added = codes.data[at][fires] * effects[latents] * scale[i]
         mine = is_main[latents]
@@ -139,7 +139,7 @@ def child_of(
         kinds: whether each child holds on these tokens, `[n]`, by its name.
     """
     at = slice(codes.indptr[latent], codes.indptr[latent + 1])
-    fires = codes.indices[at][codes.data[at] > 0]
+    fires = codes.indices[at][codes.data[at] != 0]
     if len(fires) < MIN_FIRED:
         return None
     best, name = 0.5, None

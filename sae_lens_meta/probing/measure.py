@@ -107,9 +107,23 @@ class Task:
         ]
 
 
-def measure(
-    name: str, sae: SAE[Any], task: Task
-) -> tuple[dict[str, LabelScore], Ratios, float]:
+@dataclass
+class Measured:
+    """
+    One SAE.
+
+    Attributes:
+        scores: what its latents say of each label, by its name.
+        ratios: the same figures as ratios, by id, a ratio a label.
+        l0: mean number of latents that fire on a token of the second part.
+    """
+
+    scores: dict[str, LabelScore]
+    ratios: Ratios
+    l0: float
+
+
+def measure(name: str, sae: SAE[Any], task: Task) -> Measured:
     """
     Everything about one SAE.
 
@@ -117,12 +131,8 @@ def measure(
         name: to show the progress under.
         sae: any SAE that reads these activations.
         task: the labels, the two parts and the dense probes.
-
-    Returns:
-        What its latents say of each label, by its name; the same as ratios; and its L0 on the
-        second part.
     """
-    measured = _Measured(sae, task)
+    measured = _Latents(sae, task)
     scores: dict[str, LabelScore] = {}
     ratios: Ratios = {}
     bar = tqdm(task.labels.names, desc=f"Probing {name}", unit="label", leave=False)
@@ -130,10 +140,11 @@ def measure(
         scores[label], found = measured.score(i, label)
         for figure, ratio in found.items():
             ratios.setdefault(figure, []).append(ratio)
-    return scores, ratios, measured.codes[1].acts.nnz / len(task.second.places)
+    l0 = measured.codes[1].acts.nnz / len(task.second.places)
+    return Measured(scores, ratios, l0)
 
 
-class _Measured:
+class _Latents:
     """The codes of an SAE on both parts, and its single latents."""
 
     def __init__(self, sae: SAE[Any], task: Task):
@@ -192,7 +203,7 @@ class _Measured:
         return score, f1s | shares
 
     def _fires(self, latent: int) -> np.ndarray:
-        return self.second[:, [latent]].toarray()[:, 0] > 0
+        return self.second[:, [latent]].toarray()[:, 0] != 0
 
     def _f1_where_fitted(
         self, probes: dict[int, SparseProbe], i: int

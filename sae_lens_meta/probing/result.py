@@ -113,6 +113,8 @@ class ProbedSAE:
         calibrated: the rule by which its thresholds were taken; None where they were not.
         labels: what its latents say of each label, by its name.
         means: of the figures over labels, by id.
+        n_labels: that a mean is over, by id: those for which every SAE has the figure, since an SAE
+            is not the better for having no latent of a hard one. Empty in older files.
     """
 
     name: str
@@ -124,6 +126,7 @@ class ProbedSAE:
     calibrated: str | None
     labels: dict[str, LabelScore]
     means: dict[str, Estimate]
+    n_labels: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

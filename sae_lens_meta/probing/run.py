@@ -25,16 +25,17 @@ from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.activations.text import TEXT, load_text
 from sae_lens_meta.measures.controls import random_direction_sae
 from sae_lens_meta.probing.config import ProbeConfig
-from sae_lens_meta.probing.differences import Resampled, differences
+from sae_lens_meta.probing.differences import differences
 from sae_lens_meta.probing.hierarchy import load_hierarchy
 from sae_lens_meta.probing.labels import Labels, chosen, labels_of
-from sae_lens_meta.probing.measure import Ratios, Task, measure
+from sae_lens_meta.probing.measure import Measured, Ratios, Task, measure
 from sae_lens_meta.probing.result import FORMAT, ProbedSAE, ProbeResult
+from sae_lens_meta.probing.shared_labels import of_shared_labels
 from sae_lens_meta.probing.text import read_parts
 from sae_lens_meta.probing.tokens import TextTokens, first_part, text_tokens
 from sae_lens_meta.saved import SavedSAE, short_names
 from sae_lens_meta.statistics.intervals import MIN_BLOCKS
-from sae_lens_meta.statistics.ratio import Estimate, mean_estimate, mean_resampled
+from sae_lens_meta.statistics.ratio import mean_estimate, mean_resampled
 from sae_lens_meta.zoo.names import sae_folder
 
 CONTROL = "random directions"
@@ -109,10 +110,15 @@ def probe(
         lambda token: tokenizer.decode([token]),
         cfg.seed,
     )
+    measured = [
+        measure(m.name, sae, task) for m, sae in zip(members, saes, strict=True)
+    ]
+    shared = of_shared_labels([one.ratios for one in measured])
     probed, resampled = [], {}
-    for member, sae in zip(members, saes, strict=True):
-        found, resampled[member.name] = _probed(member, sae, task)
-        probed.append(found)
+    for member, one, ratios in zip(members, measured, shared, strict=True):
+        probed.append(_probed(member, one, ratios))
+        halves = {figure: mean_resampled(found) for figure, found in ratios.items()}
+        resampled[member.name] = halves
     by_group = {g: [s for s in probed if s.group == g] for g in groups}
     control = _control(saes, task, cfg.seed)
     n_read = len(first.places) + len(second.places)
@@ -192,25 +198,29 @@ def _labelled_text(
     )
 
 
-def _probed(member: Member, sae: SAE[Any], task: Task) -> tuple[ProbedSAE, Resampled]:
-    scores, ratios, l0 = measure(member.name, sae, task)
+def _probed(member: Member, one: Measured, shared: Ratios) -> ProbedSAE:
     calibration = member.saved.calibration
-    found = ProbedSAE(
+    return ProbedSAE(
         name=member.name,
         group=member.group,
         weights_sha256=member.saved.weights_sha256,
         config_sha256=member.saved.config_sha256,
-        d_sae=sae.cfg.d_sae,
-        l0=l0,
+        d_sae=member.saved.d_sae,
+        l0=one.l0,
         calibrated=calibration.rule if calibration else None,
-        labels=scores,
-        means=_means(ratios),
+        labels=one.scores,
+        **_means(shared),
     )
-    return found, {figure: mean_resampled(found) for figure, found in ratios.items()}
 
 
-def _means(ratios: Ratios) -> dict[str, Estimate]:
-    return {figure: mean_estimate(found) for figure, found in ratios.items()}
+def _means(ratios: Ratios) -> dict[str, Any]:
+    known = {
+        f: [r for r in found if r.value is not None] for f, found in ratios.items()
+    }
+    return {
+        "means": {figure: mean_estimate(found) for figure, found in known.items()},
+        "n_labels": {figure: len(found) for figure, found in known.items()},
+    }
 
 
 def _control(saes: list[SAE[Any]], task: Task, seed: int) -> list[ProbedSAE]:
@@ -219,9 +229,13 @@ def _control(saes: list[SAE[Any]], task: Task, seed: int) -> list[ProbedSAE]:
     if model is None:
         return []
     control = random_direction_sae(model, task.first.activations, seed)
-    scores, ratios, l0 = measure(CONTROL, control, task)
-    d_sae, means = control.cfg.d_sae, _means(ratios)
-    return [ProbedSAE(CONTROL, CONTROL, "", "", d_sae, l0, None, scores, means)]
+    found = measure(CONTROL, control, task)
+    d_sae, means = control.cfg.d_sae, _means(found.ratios)
+    return [
+        ProbedSAE(
+            CONTROL, CONTROL, "", "", d_sae, found.l0, None, found.scores, **means
+        )
+    ]
 
 
 def _warnings(

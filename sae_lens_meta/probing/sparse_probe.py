@@ -29,11 +29,14 @@ class SparseProbe:
     Attributes:
         latents: in the order in which they were found, `[k]`.
         weights: of their codes, `[k]`.
+        for_it: whether their codes, which some architectures have negative, speak for the label
+            where it holds, `[k]`.
         threshold: of the weighted sum, for the highest F1 where it was fitted.
     """
 
     latents: np.ndarray
     weights: np.ndarray
+    for_it: np.ndarray
     threshold: float
 
     def predict(self, codes: csc_matrix) -> np.ndarray:
@@ -49,7 +52,7 @@ def best_single_latents(codes: csc_matrix, holds: np.ndarray) -> np.ndarray:
         codes: `[n, d_sae]`.
         holds: `[n, n_labels]`.
     """
-    fires = csc_matrix(codes > 0, dtype=np.float32)
+    fires = csc_matrix(codes != 0, dtype=np.float32)
     right = fires.T @ holds.astype(np.float32)
     fired = np.asarray(fires.sum(axis=0)).ravel()
     f1 = 2 * right / (fired[:, None] + holds.sum(axis=0))
@@ -83,5 +86,7 @@ def k_sparse_probes(
         scores = x @ weights[:, 0]
         probability = expit(scores + intercept)
         threshold = best_threshold(scores, holds)
-        found[k] = SparseProbe(latents, weights[:, 0] * inverse[latents], threshold)
+        for_it = (x * weights[:, 0])[holds].sum(axis=0) > 0
+        of_codes = weights[:, 0] * inverse[latents]
+        found[k] = SparseProbe(latents, of_codes, for_it, threshold)
     return found

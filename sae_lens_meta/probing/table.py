@@ -20,21 +20,26 @@ def summary_table(result: ProbeResult) -> Table:
     for name, saes in groups.items():
         table.add_column(f"{name} ({len(saes)})", justify="right")
     for figure in FIGURES.values():
-        table.add_row(figure.indented, *(_cell(figure, s) for s in groups.values()))
+        n_all = len(result.labels)
+        cells = (_cell(figure, saes, n_all) for saes in groups.values())
+        table.add_row(figure.indented, *cells)
     table.caption = (
-        f"Dense probe on the activations, the ceiling: F1 {_shown(result.ceiling.value)}"
+        f"of n: over the n labels for which every SAE has the figure. Dense probe on the activations, the ceiling: F1 {_shown(result.ceiling.value)}"
         f"{_bracketed(result.ceiling.interval)}; on shuffled labels "
         f"{_shown(result.shuffled_ceiling)}"
     )
     return table
 
 
-def _cell(figure: Figure[ProbedSAE], saes: list[ProbedSAE]) -> str:
+def _cell(figure: Figure[ProbedSAE], saes: list[ProbedSAE], n_all: int) -> str:
     values = [figure.of(sae) for sae in saes]
     interval = mean_interval(values)
     if len(saes) == 1 and figure.id in saes[0].means:
         interval = saes[0].means[figure.id].interval
     shown = format(float(np.mean(values)), figure.format)
+    n_labels = saes[0].n_labels.get(figure.id, n_all)
+    if n_labels < n_all:
+        shown = f"{shown} of {n_labels}"
     return f"{shown}\n{interval.show(figure.format)}" if interval else shown
 
 
