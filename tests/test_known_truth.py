@@ -249,6 +249,10 @@ def test_changes_are_by_seed_and_the_control_is_between_the_steps(
         ({"sae": (SAES[0], SAES[0])}, "Two SAEs are called 'solo'"),
         ({"baseline": "joint"}, "no SAE 'joint' to hold the others against"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        (
+            {"sae": ("solo={k_start: 16, k_anneal_steps: 31}",)},
+            "SAE 'solo': k_anneal_steps=31 is more than the 30 steps",
+        ),
         ({"dictionary": (0.001,)}, "leaves 1 latents"),
         ({"dictionary": (1000.0,)}, "512,000 latents fire together takes .* GB"),
     ],
@@ -259,6 +263,47 @@ def test_what_cannot_be_used_is_said_before_any_work(
     with pytest.raises(ValueError, match=message):
         run_study(config(tmp_path / "out", **changed))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_new_baseline_is_measured_on_the_way_though_it_was_trained_before(
+    tmp_path: Path,
+) -> None:
+    run_study(config(tmp_path, seeds=(0,)))
+    study = run_study(config(tmp_path, seeds=(0,), baseline="stock"))
+    (path,) = [t.path for (_, name), t in study.trained.items() if name == "stock"]
+    assert [steps for steps, _ in path] == [1, 2, 4, 7, 14, 30]
+
+
+def test_widths_of_one_dictionary_are_not_those_of_the_next(tmp_path: Path) -> None:
+    matryoshka = (
+        "solo={architecture: matryoshka_batchtopk, matryoshka_widths: [32, 128]}"
+    )
+    study = planned(config(tmp_path, sae=(matryoshka,), dictionary=(0.5, 1)))
+    objective = study.objectives["solo"]
+    assert objective.settings["matryoshka_widths"] == [32, 128]
+    for d_sae in (256, 512):
+        cfg: Any = objective.new_sae(64, d_sae, 4, 0).cfg
+        assert cfg.matryoshka_widths == [32, 128, d_sae]
+
+
+def test_one_that_diverges_is_left_out_and_named_and_the_others_kept(
+    tmp_path: Path,
+) -> None:
+    saes = (*SAES, "wild={decomposability_coefficient: 0, lr: 1.0e+25}")
+    study = run_study(config(tmp_path, sae=saes, seeds=(0,)))
+    assert {name for _, name in study.trained} == {"solo", "stock"}
+    console = Console(record=True, width=80, file=io.StringIO())
+    print_study(study, console)
+    assert "Left out: wild, hierarchy_1, seed 0" in console.export_text()
+    with pytest.raises(ValueError, match="No training came to its end. .*NaN or inf"):
+        alone = (saes[2].replace("wild", "solo"),)
+        run_study(config(tmp_path / "alone", sae=alone, seeds=(0,)))
+
+
+def test_a_mean_over_some_of_the_seeds_says_over_how_many() -> None:
+    assert shown([1.0], of=2) == "+1.0 (1 of 2)"
+    assert shown([1.0], of=1) == shown([1.0]) == "+1.0"
+    assert shown([], of=2) == ""
 
 
 def test_every_architecture_and_the_trainer_s_settings_are_taken() -> None:

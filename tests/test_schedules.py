@@ -1,9 +1,11 @@
 """Annealing of k, and dead rows drawn anew."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sae_lens import SAE, TrainingSAE
 from sae_lens.saes.sae import TrainStepInput
 
 from sae_lens_meta.training.resampling import ENCODER_SCALE, resample
@@ -36,6 +38,26 @@ def test_k_falls_in_a_straight_line_and_then_stays(is_sparse: bool) -> None:
     expected = [12, 11, 10, 9, 8, 7, 6, 5, 4, 4, 4]
     # where an activation is not above 0 fewer are kept
     assert kept == pytest.approx(expected, abs=0.05)
+
+
+def test_an_export_before_k_is_reached_has_the_k_that_it_records_and_says_so(
+    tmp_path: Path,
+) -> None:
+    sae = new_sae(k_start=16.0, k_anneal_steps=100, decomposability_coefficient=0)
+    for step in range(20):
+        sae.training_forward_pass(step_input(step))
+    with pytest.warns(UserWarning, match="After 20 steps k is still 13.6, .* at k=4"):
+        sae.save_inference_model(tmp_path / "live")
+    sae.save_model(tmp_path / "checkpoint")
+    loaded: Any = TrainingSAE.load_from_disk(tmp_path / "checkpoint")
+    with pytest.warns(UserWarning, match="After 20 steps"):
+        loaded.save_inference_model(tmp_path / "loaded")
+    x = torch.cat([batch(step) for step in range(20)])
+    l0 = []
+    for name in ("live", "loaded"):
+        codes = SAE.load_from_disk(tmp_path / name).encode(x)
+        l0.append(float((codes > 0).float().sum(dim=1).mean()))
+    assert l0 == pytest.approx([4, 4], abs=0.3)
 
 
 def test_dead_rows_take_the_direction_of_a_residual() -> None:

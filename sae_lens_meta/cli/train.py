@@ -15,6 +15,7 @@ from sae_lens_meta.training.checks import (
     warn_of_slow_meta_sae,
 )
 from sae_lens_meta.training.resume import check_resume
+from sae_lens_meta.training.schedules import SchedulesConfig
 
 ABOUT = """\
 SAELens's own options follow. Where neither --architecture nor --sae is given, this command trains
@@ -39,6 +40,8 @@ def run(args: list[str]) -> None:
         check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
     if cfg.checkpoint_path:
         check_writable(Path(cfg.checkpoint_path))
+    if isinstance(cfg.sae, SchedulesConfig):
+        cfg.sae.check_annealing(cfg.training_tokens // cfg.train_batch_size_tokens)
     warn_of_slow_meta_sae(cfg)
     text = None
     if not cfg.use_cached_activations:

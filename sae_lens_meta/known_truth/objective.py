@@ -1,5 +1,6 @@
 """An SAE of a study: an architecture with its settings, under a name."""
 
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,6 +10,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 
 from sae_lens_meta import yaml_numbers
+from sae_lens_meta.training.schedules import SchedulesConfig
 
 # settings of the trainer, which an objective may want otherwise
 OF_TRAINER = (
@@ -53,12 +55,32 @@ class Objective:
         sae_class, config_class = get_sae_training_class(self.architecture)
         known = {field.name for field in fields(config_class)}
         shape = {"d_in": d_in, "d_sae": d_sae, "k": k, "init_seed": seed}
-        settings = {n: v for n, v in shape.items() if n in known} | self.settings
+        # SAELens's Matryoshka writes into the list that it is given
+        own = deepcopy(self.settings)
+        settings = {n: v for n, v in shape.items() if n in known} | own
         try:
             cfg = config_class(**settings)
         except (TypeError, ValueError) as error:
             raise ValueError(f"SAE {self.name!r}: {error}") from error
         return sae_class(cfg)
+
+    def steps_of(self, steps: int) -> int:
+        """Its steps, where one of `times` 1 has `steps`."""
+        return round(steps * self.times)
+
+    def check(self, d_in: int, d_sae: int, k: float, steps: int) -> None:
+        """
+        Checks that it can be trained.
+
+        Raises:
+            ValueError: if its class refuses a setting, or its schedules take longer than `steps`.
+        """
+        cfg = self.new_sae(d_in, d_sae, k, 0).cfg
+        if isinstance(cfg, SchedulesConfig):
+            try:
+                cfg.check_annealing(self.steps_of(steps))
+            except ValueError as error:
+                raise ValueError(f"SAE {self.name!r}: {error}") from error
 
     def trainer_config(
         self, steps: int, batch_size: int, lr: float

@@ -19,7 +19,7 @@ from sae_lens_meta.destination import held
 from sae_lens_meta.known_truth.data import KINDS, KnownTruth
 from sae_lens_meta.known_truth.figures import Premise, premise
 from sae_lens_meta.known_truth.objective import Objective, parse_objective
-from sae_lens_meta.known_truth.training import Cell, Trained, train
+from sae_lens_meta.known_truth.training import Cell, Failed, Trained, train
 
 RESULTS = "results.jsonl"
 SOLO = "solo"
@@ -79,6 +79,7 @@ class Study:
         cells: what they are trained in.
         trained: results, by cell and name.
         premises: of the true features, by kind, `d_sae` and seed.
+        failed: trainings that could not go on, which the next call tries again.
     """
 
     cfg: StudyConfig
@@ -86,6 +87,7 @@ class Study:
     cells: list[Cell]
     trained: dict[tuple[Cell, str], Trained] = field(default_factory=dict)
     premises: dict[tuple[str, int, int], Premise] = field(default_factory=dict)
+    failed: list[Failed] = field(default_factory=list)
 
 
 def planned(cfg: StudyConfig) -> Study:
@@ -114,7 +116,7 @@ def planned(cfg: StudyConfig) -> Study:
         _check_memory(cell.d_sae)
         d_in = KINDS[cell.kind]["hidden_dim"]
         for objective in objectives.values():
-            objective.new_sae(d_in, cell.d_sae, cell.k, cell.seed)
+            objective.check(d_in, cell.d_sae, cell.k, cell.steps)
     return Study(cfg, objectives, cells)
 
 
@@ -147,7 +149,8 @@ def run_study(cfg: StudyConfig) -> Study:
     Trains what the folder does not hold yet, and returns the whole study.
 
     Raises:
-        ValueError: if something cannot be used, or another run is writing to the folder.
+        ValueError: if something cannot be used, another run is writing to the folder, or no training
+            came to its end.
         OSError: if nothing can be written to the folder.
     """
     study = planned(cfg)
@@ -156,9 +159,14 @@ def run_study(cfg: StudyConfig) -> Study:
         wanted = _missing(study)
         n_saes = sum(len(objectives) for _, objectives, *_ in wanted)
         for trained in tqdm(_results(wanted, cfg.processes), "SAEs", n_saes):
+            if isinstance(trained, Failed):
+                study.failed.append(trained)
+                continue
             with (cfg.output / RESULTS).open("a") as file:
                 file.write(json.dumps(trained.to_dict()) + "\n")
             study.trained[trained.cell, trained.objective.name] = trained
+    if study.failed and not study.trained:
+        raise ValueError(f"No training came to its end. {study.failed[0].why}")
     kinds = {(cell.kind, cell.d_sae, cell.seed) for cell in study.cells}
     for kind, d_sae, seed in tqdm(sorted(kinds), "True features"):
         truth = KnownTruth(kind, seed, cfg.device)
@@ -174,7 +182,9 @@ def _read(study: Study) -> None:
     for line in lines:
         trained = Trained.from_dict(json.loads(line))
         name = trained.objective.name
-        if study.objectives.get(name) == trained.objective:
+        # an SAE that was no baseline then was not measured on the way, which a baseline is
+        is_whole = name != study.cfg.baseline or len(trained.path) > 1
+        if study.objectives.get(name) == trained.objective and is_whole:
             study.trained[trained.cell, name] = trained
 
 
@@ -202,7 +212,7 @@ def _missing(study: Study) -> list[Work]:
     ]
 
 
-def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
+def _results(wanted: list[Work], processes: int) -> Iterator[Trained | Failed]:
     if processes == 1:
         with _one_core():
             for work in wanted:
@@ -215,7 +225,7 @@ def _results(wanted: list[Work], processes: int) -> Iterator[Trained]:
             yield from trained
 
 
-def _train(work: Work) -> list[Trained]:
+def _train(work: Work) -> list[Trained | Failed]:
     with _one_core():
         return list(train(*work))
 

@@ -35,6 +35,7 @@ class Column:
 
 COLUMNS = (
     Column("l2", "L2 %"),
+    Column("l0", "L0 %"),
     Column("mcc", "MCC %"),
     Column("f1", "F1 %"),
     Column("uniqueness", "unique %"),
@@ -96,16 +97,17 @@ def _at_equal_l2(baseline: Trained, l2: float, field: str) -> float | None:
     return float(np.interp(l2, [figures.l2 for figures in path], values))
 
 
-def shown(values: list[float], spec: str = "+.1f") -> str:
-    """Mean, and half of its 95 % interval over seeds."""
+def shown(values: list[float], spec: str = "+.1f", of: int | None = None) -> str:
+    """Mean, and half of its 95 % interval over seeds; which of `of` have it, where not all do."""
     if not values:
         return ""
     interval = mean_interval(values)
-    mean = format(float(np.mean(values)), spec)
-    if interval is None:
-        return mean
-    half = (interval.high - interval.low) / 2
-    return f"{mean} ± {format(half, spec.lstrip('+'))}"
+    said = format(float(np.mean(values)), spec)
+    if interval is not None:
+        half = (interval.high - interval.low) / 2
+        said = f"{said} ± {format(half, spec.lstrip('+'))}"
+    # those whose baseline never reconstructed so well are left out, and are not any ones
+    return said if of in (None, len(values)) else f"{said} ({len(values)} of {of})"
 
 
 def print_study(study: Study, console: Console) -> None:
@@ -113,6 +115,13 @@ def print_study(study: Study, console: Console) -> None:
     for group in groups(study):
         console.print(_baseline(study, group))
         console.print(_changes(study, group))
+    for failed in study.failed:
+        cell = failed.cell
+        console.print(
+            f"Left out: {failed.name}, {cell.kind}, seed {cell.seed}, {cell.d_sae} latents, "
+            f"k {cell.k:g}: {failed.why}",
+            markup=False,
+        )
 
 
 def _title(study: Study, group: Group) -> str:
@@ -146,7 +155,8 @@ def _changes(study: Study, group: Group) -> Table:
     """Figure by figure, so that SAEs stand under each other, in eighty columns."""
     baseline = study.cfg.baseline
     table = Table(
-        caption="Mean over seeds above the baseline, and half of its 95 % interval"
+        caption="Mean over seeds above the baseline, and half of its 95 % interval; "
+        "(2 of 5): of the seeds whose baseline was ever as good"
     )
     for heading in ("figure", "SAE"):
         table.add_column(heading)
@@ -155,15 +165,15 @@ def _changes(study: Study, group: Group) -> Table:
     for column in COLUMNS:
         label = column.label
         for name in study.objectives:
-            change = shown(changes(study, group, name, column))
+            change = changes(study, group, name, column)
             if name == baseline or not change:
                 continue
             control = (
-                shown(changes(study, group, name, column, at_equal_l2=True))
+                changes(study, group, name, column, at_equal_l2=True)
                 if column.is_controlled
-                else ""
+                else []
             )
-            table.add_row(label, name, change, control)
+            table.add_row(label, name, shown(change), shown(control, of=len(change)))
             label = ""
         table.add_section()
     return table

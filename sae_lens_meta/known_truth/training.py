@@ -75,9 +75,24 @@ class Trained:
         return cls(Cell(**line["cell"]), Objective(**line["objective"]), path)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """
+    A training that could not go on, beside others that could.
+
+    Attributes:
+        cell, name: what was trained.
+        why: the error.
+    """
+
+    cell: Cell
+    name: str
+    why: str
+
+
 def train(
     cell: Cell, objectives: list[Objective], baseline: str, device: str
-) -> Iterator[Trained]:
+) -> Iterator[Trained | Failed]:
     """
     Trains all `objectives` in `cell` on the same batches, each with a trainer of SAELens.
 
@@ -100,7 +115,15 @@ def train(
         batch = next(batches)
         steps.update()
         for training in list(running):
-            if training.step(batch, test):
+            try:
+                is_last = training.step(batch, test)
+            except (
+                ValueError
+            ) as error:  # its weights have diverged, those of others have not
+                running.remove(training)
+                yield Failed(cell, training.objective.name, str(error))
+                continue
+            if is_last:
                 running.remove(training)
                 yield Trained(cell, training.objective, training.path)
     steps.close()
@@ -114,7 +137,7 @@ class _Training:
     ):
         self.objective, self.truth = objective, truth
         self.path: list[tuple[int, TruthFigures]] = []
-        self.steps = round(cell.steps * objective.times)
+        self.steps = objective.steps_of(cell.steps)
         self.marks = {round(s * self.steps) for s in ON_THE_WAY if on_the_way}
         torch.manual_seed(cell.seed)  # SAELens's classes draw their weights from it
         sae = objective.new_sae(truth.d_in, cell.d_sae, cell.k, cell.seed)

@@ -159,6 +159,7 @@ class Recipe(_Strict):
             raise ValueError(f"a seed stands twice in {self.seeds}")
         cfg, _ = self.training, (self.comparing, self.interpreting)
         batch = cfg.train_batch_size_tokens
+        self.joint.check_annealing(cfg.training_tokens // batch)
         if self.joint.normalize_activations == "expected_average_only_in":
             raise ValueError(
                 "normalize_activations 'expected_average_only_in' folds its factor into the final "

@@ -278,7 +278,7 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         the largest value is kept, so that the SAE fires at all.
         """
         x = self.process_sae_in(inputs)
-        n_keep = max(1, int(self.activation_fn.k * len(inputs)))
+        n_keep = max(1, int(self.cfg.k * len(inputs)))
         n_looked_at = min(n_keep + 1, len(x) * self.cfg.d_sae)
         no_latents = x.new_empty(0, dtype=torch.long)
         backend = backend_of(x)

@@ -1,6 +1,8 @@
 """What changes with the steps of a training: the number of active latents, and dead rows drawn anew."""
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +55,19 @@ class SchedulesConfig:
             rule = "at least 1 where k_start is given"
             require(self, "k_anneal_steps", self.k_anneal_steps >= 1, rule)
 
+    def check_annealing(self, n_steps: int) -> None:
+        """
+        Checks that a training of `n_steps` comes to k.
+
+        Raises:
+            ValueError: if it ends before.
+        """
+        if self.k_start is not None and self.k_anneal_steps > n_steps:
+            raise ValueError(
+                f"k_anneal_steps={self.k_anneal_steps} is more than the {n_steps} steps of the "
+                "training, which would end before k is reached. Train longer, or give fewer."
+            )
+
 
 class ScheduledTrainingSAE(NormalizedBatchTopKTrainingSAE):
     """BatchTopK with the schedules of `SchedulesConfig`, its step a buffer, so that it resumes."""
@@ -72,6 +87,23 @@ class ScheduledTrainingSAE(NormalizedBatchTopKTrainingSAE):
             self._resample_when_due(step_input)
             self.steps_taken += 1
         return super().training_forward_pass(step_input)
+
+    @override
+    def save_inference_model(self, path: str | Path) -> tuple[Path, Path]:
+        """
+        SAELens's, with a warning where k has not been reached.
+
+        It is exported at the k that its config records, as a saved checkpoint of it would be.
+        """
+        k = self.k_at(int(self.steps_taken)) if self.schedules.has_schedules else None
+        if k not in (None, self.cfg.k):
+            warnings.warn(
+                f"After {int(self.steps_taken):,} steps k is still {k:g}, and the SAE is exported at "
+                f"k={self.cfg.k:g}, which it was never trained at: k_anneal_steps is "
+                f"{self.schedules.k_anneal_steps:,}. Train longer, or give fewer.",
+                stacklevel=2,
+            )
+        return super().save_inference_model(path)
 
     def k_at(self, step: int) -> float:
         """Latents kept active on a sample at `step`."""
