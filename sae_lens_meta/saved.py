@@ -264,6 +264,8 @@ class SavedSAE:
         self.check_is_sae()
         check_device(device)
         weights = self.path / SAE_WEIGHTS_FILENAME
+        # of what is loaded now: the folder may hold other weights when it is asked for
+        _ = self.weights_sha256
         try:
             # thresholds must not be rounded on their way
             sae = SAE.load_from_disk(self.path, device, dtype="float32")

@@ -16,8 +16,9 @@ from sae_lens_meta.comparison.result import (
     Contexts,
     SplitCounts,
 )
-from sae_lens_meta.measures.evaluate import DecoderSummary, Evaluation, ModelCost
+from sae_lens_meta.measures.evaluate import DecoderSummary, Evaluation
 from sae_lens_meta.measures.histograms import Histogram
+from sae_lens_meta.measures.model_cost import ModelCost
 from sae_lens_meta.measures.phi import PhiSummary
 from sae_lens_meta.measures.reconstruction import Reconstruction
 from sae_lens_meta.measures.splitting import Part, SplitCandidate

@@ -185,6 +185,18 @@ def test_the_nulls_keep_what_they_say_and_nothing_else() -> None:
     assert not torch.equal(turned[:D_SAE], turned[D_SAE : 2 * D_SAE])
 
 
+def test_what_is_saved_is_not_given_for_other_settings(
+    found: Decomposition, sae: SAE[Any], tmp_path: Path
+) -> None:
+    sae.save_model(tmp_path)
+    write(found, tmp_path / "decomposition", "here")
+    same = decomposition(tmp_path, settings=SETTINGS)
+    assert torch.equal(same.directions, found.directions)
+    other = replace(SETTINGS, meta_k=2, seed=9)
+    with pytest.raises(ValueError, match="with meta_k 3, seed 0, and meta_k 2, seed 9"):
+        decomposition(tmp_path, settings=other)
+
+
 def test_a_joint_meta_sae_is_opened_unless_asked_otherwise(tmp_path: Path) -> None:
     joint = train(meta_config(meta_d_sae=12), 60)
     joint.save_inference_model(tmp_path)

@@ -55,7 +55,7 @@ def cost_by_hand(
     """
     CE overhead in percent and CE recovered, of the transformers model, on one batch.
 
-    Its layer 11 is replaced by the reconstruction on the tokens that count, and zeroed.
+    Its layer 11 is replaced by the reconstruction, and zeroed, on the tokens that count.
     """
     model: Any = AutoModelForCausalLM.from_pretrained(path)
     special = torch.isin(
@@ -67,7 +67,7 @@ def cost_by_hand(
     for replace in (
         lambda x: x,
         lambda x: torch.where(counts[..., None], sae(x), x),
-        torch.zeros_like,
+        lambda x: torch.where(counts[..., None], 0.0, x),
     ):
 
         def hook(
@@ -185,7 +185,7 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     shown = capsys.readouterr().out
     assert "L0 by the old and the new thresholds" in shown
     assert "Taken on documents 7 to 12 of 'pydoc'" in shown
-    assert "documents end after" not in shown
+    assert "text ended after" not in shown
     main(
         [
             "calibrate",
@@ -197,7 +197,7 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     # which an earlier calibration read too, whose thresholds are gone now
     assert "Thresholds were taken on" not in shown
     assert re.search(
-        r"Warning: These documents end after [\d,]+ of 20,000 tokens", shown
+        r"Warning: The text ended after [\d,]+ of 20,000 tokens. Latents", shown
     )
 
 

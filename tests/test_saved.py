@@ -1,6 +1,7 @@
 """What a saved SAE records is read from its files, and what cannot be measured is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,18 @@ def test_all_that_is_recorded_is_read(folder: Path) -> None:
     assert sae.text and (sae.text.sha256, sae.text.held_out) == ("ab" * 32, 9)
     assert sae.calibration and sae.calibration.first_document == 4
     assert sae.weights_sha256 == file_sha256(folder / WEIGHTS)
+
+
+def test_the_hash_is_of_the_weights_that_were_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "sae")
+    saved, before = SavedSAE.read(copy), file_sha256(copy / WEIGHTS)
+    sae = saved.load()
+    with torch.no_grad():
+        sae.W_dec *= 2
+    sae.save_model(copy)  # as another command may, while this one measures
+    assert file_sha256(copy / WEIGHTS) != before == saved.weights_sha256
 
 
 def test_what_is_not_recorded_is_none(tmp_path: Path) -> None:

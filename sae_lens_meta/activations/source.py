@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class ActivationSource:
     reading: Reading
     d_in: int
     device: str
+    _n_read: dict[int, int] = field(default_factory=dict, repr=False)
 
     def store(self, n_tokens: int) -> ActivationsStore:
         """SAELens's store of the hook's activations, from the start of the text."""
@@ -105,11 +106,34 @@ class ActivationSource:
 
     def stream(self, n_tokens: int, n_skipped: int = 0) -> Iterator[ActivationBatch]:
         """One pass over at most `n_tokens` tokens; see `stream_activations`."""
-        return stream_activations(self.store(n_tokens), n_tokens, n_skipped)
+        n_read = 0
+        for batch in stream_activations(self.store(n_tokens), n_tokens, n_skipped):
+            n_read += batch.n_read
+            yield batch
+        if n_skipped == 0:
+            self._n_read[n_tokens] = n_read
 
     def tokens(self, n_tokens: int) -> Iterator[torch.Tensor]:
         """The tokens that `stream` reads, in whole contexts; see `stream_tokens`."""
         return stream_tokens(self.store(n_tokens), n_tokens)
+
+    def n_read(self, n_tokens: int) -> int:
+        """
+        Tokens of the whole contexts that a pass over `n_tokens` reads, fewer where the text ends.
+
+        An SAE may read some of them alone: no special ones, or a few positions.
+        """
+        if n_tokens not in self._n_read:
+            self._n_read[n_tokens] = sum(t.numel() for t in self.tokens(n_tokens))
+        return self._n_read[n_tokens]
+
+    def shortfall(self, n_tokens: int) -> list[str]:
+        """What is to be said where the text ends before `n_tokens` are read; nothing where it does not."""
+        assert self.reading.context_size is not None
+        n_read = self.n_read(n_tokens)
+        if n_read > n_tokens - self.reading.context_size:
+            return []
+        return [f"The text ended after {n_read:,} of {n_tokens:,} tokens."]
 
     @property
     def special_tokens(self) -> list[int] | None:

@@ -150,6 +150,8 @@ def make_atlas(
         facts = facts_of(
             saved, found, loaded.measured_on, observed and observed.n_tokens
         )
+    if loaded.source:
+        facts.notes += loaded.source.shortfall(source.tokens)
     facts.notes += notes
     tokenizer = loaded.model and loaded.model.tokenizer
     write_atlas(Path(name).name, contents, facts, path, tokenizer)

@@ -51,10 +51,6 @@ def facts_of(
             "Made without text: there are no contexts, firing rates or words."
         )
         return facts
-    if n_tokens <= measured_on.tokens - measured_on.context_size:
-        facts.notes.append(
-            f"The text ended after {n_tokens:,} of {measured_on.tokens:,} tokens."
-        )
     facts.notes += measured_on.notes + measured_on.warnings
     facts.made_with += [
         ["text", f"{Path(measured_on.dataset).name}, {measured_on.said}"],

@@ -130,6 +130,7 @@ def autointerp(
     finally:
         asker.close()
     pairs = list(zip(*(sae.latents for sae in saes[: len(subjects)]), strict=True))
+    measured_on.warnings += source.shortfall(source_cfg.tokens)
     found = AutoInterpretation(
         format=FORMAT,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),

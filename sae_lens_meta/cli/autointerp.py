@@ -72,7 +72,7 @@ def run(args: list[str]) -> None:
         judge = OpenAIJudge(given.judge_url, given.judge_model)
         found = autointerp(paths, judge, cfg, source)
     console = Console()
-    _show(found, cfg, source, console)
+    _show(found, cfg, console)
     console.print(f"Written: {cfg.output / FILENAME}")
     if given.comparison:
         with held(given.comparison):
@@ -83,7 +83,6 @@ def run(args: list[str]) -> None:
 def _show(
     found: AutoInterpretation,
     cfg: AutointerpConfig,
-    source: SourceConfig,
     console: Console,
 ) -> None:
     say(found.source.notes, found.source.warnings, console)
@@ -92,9 +91,6 @@ def _show(
         console.print(show_difference(difference))
     if found.pair_cosines:
         console.print(show_pairs(found.pair_cosines))
-    n_read = found.n_tokens or 0
-    if n_read < source.tokens - found.source.context_size:
-        console.print(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in found.saes:
         if len(sae.latents) < cfg.latents:
             console.print(

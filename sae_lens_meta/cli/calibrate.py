@@ -54,11 +54,11 @@ def run(args: list[str]) -> None:
     sae.save_model(cfg.path)
     console = Console()
     warnings = [*measured_on.warnings]
-    if report.n_tokens < cfg.source.tokens - cfg.batch:
-        warnings.append(
-            f"These documents end after {report.n_tokens:,} of {cfg.source.tokens:,} tokens, and latents "
-            "that are selected on fewer than 100 share a threshold. --held_out_documents takes more."
-        )
+    warnings += [
+        f"{said} Latents that are selected on fewer than 100 share a threshold: "
+        "--held_out_documents takes more documents."
+        for said in activations.shortfall(cfg.source.tokens)
+    ]
     say(measured_on.notes, warnings, console)
     console.print(_table(report))
     first, number = measured_on.first_document, measured_on.held_out_documents

@@ -39,9 +39,10 @@ from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
 from sae_lens_meta.comparison.members import JOINT, SOLO
 from sae_lens_meta.destination import check_same, held, write_whole
-from sae_lens_meta.measures.evaluate import ModelCost, read_once
+from sae_lens_meta.measures.evaluate import read_once
 from sae_lens_meta.measures.figures import RECONSTRUCTION, Figure, figures_table
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.model_cost import ModelCost
 from sae_lens_meta.measures.reconstruction import Reconstruction
 from sae_lens_meta.measures.top_contexts import TopContexts
 from sae_lens_meta.reproduce.trained_on import text_metadata, text_store, together

@@ -52,6 +52,7 @@ def run(args: list[str]) -> None:
     n_tokens, name = cfg.source.tokens, Path(cfg.name).name
     result = evaluate(name, sae, source, n_tokens, cfg.ce_tokens, cfg.shift_null)
     console = Console()
+    measured_on.warnings += source.shortfall(n_tokens)
     say(measured_on.notes, measured_on.warnings, console)
     console.print(evaluation_table([result], measured_on))
     target.parent.mkdir(parents=True, exist_ok=True)

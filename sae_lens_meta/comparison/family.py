@@ -26,9 +26,7 @@ from sae_lens_meta.comparison.result import (
 from sae_lens_meta.destination import write_whole
 from sae_lens_meta.measures.evaluate import (
     DecoderSummary,
-    ModelCost,
     evaluation_of,
-    model_cost,
     summarize_decoder,
 )
 from sae_lens_meta.measures.geometry import decoder_geometry
@@ -41,6 +39,7 @@ from sae_lens_meta.measures.histograms import (
     firing_rate_histogram,
 )
 from sae_lens_meta.measures.matching import match_latents, random_dictionary
+from sae_lens_meta.measures.model_cost import ModelCost, model_cost
 from sae_lens_meta.measures.pair_map import pair_map
 from sae_lens_meta.measures.phi import phi_histogram, summarize_phi
 from sae_lens_meta.measures.phi_by_rate import phi_by_rate
@@ -80,6 +79,7 @@ class Family:
     Args:
         saes: by id.
         source: of activations.
+        n_tokens: that the passes were to read.
         progress: folder of the passes' counts.
         reference: id of the first SAE of the baseline, which the others are matched to.
     """
@@ -88,10 +88,11 @@ class Family:
         self,
         saes: dict[str, SAE[Any]],
         source: ActivationSource,
+        n_tokens: int,
         progress: Path,
         reference: str,
     ):
-        self.saes, self.source = saes, source
+        self.saes, self.source, self.n_tokens = saes, source, n_tokens
         self.progress, self.reference = progress, reference
 
     def compared_latents(self, min_fired: int) -> dict[str, np.ndarray]:
@@ -188,9 +189,8 @@ class Family:
         return result, resampled
 
     def _cost(self, name: str, ce_tokens: int) -> ModelCost:
-        _, n_tokens = Tally.load_fired(self.progress / name)
         # SAELens would begin the text again where it ends
-        n_tokens = min(ce_tokens, n_tokens)
+        n_tokens = min(ce_tokens, self.source.n_read(self.n_tokens))
         return self._once(
             f"{name} cost",
             ModelCost,

@@ -10,7 +10,6 @@ from filelock import FileLock
 from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.activations.measured_on import (
-    EVERY_TOKEN,
     MeasuredOn,
     SourceConfig,
 )
@@ -34,6 +33,7 @@ from sae_lens_meta.comparison.progress import claim, discard
 from sae_lens_meta.comparison.result import FORMAT, Comparison, SplitCounts
 from sae_lens_meta.comparison.verdict import verdict
 from sae_lens_meta.destination import held
+from sae_lens_meta.measures.model_cost import check_has_losses
 from sae_lens_meta.measures.splitting import SPLIT_SCORE
 from sae_lens_meta.saved import SavedSAE
 
@@ -112,12 +112,13 @@ def _compare(
     claim(progress, plan.fingerprint)
 
     source, measured_on = load_source(source_cfg, list(saved.values()), model=model)
+    check_has_losses(source.reading)
     if (progress / PARTS).is_file():
         of = parts(int((progress / PARTS).read_text()))
         merge_parts(plan.passes, saes, progress, of)
     run_passes(plan.passes, saes, source, source_cfg.tokens, progress)
 
-    family = Family(saes, source, progress, plan.base)
+    family = Family(saes, source, source_cfg.tokens, progress, plan.base)
     latents = family.compared_latents(cfg.min_fired)
     first = {variant[e.id]: e for e in reversed(entries)}.values()
     found = {
@@ -149,6 +150,7 @@ def _compare(
         )
     resampled = {name: figures for name, (_, figures) in found.items()}
     comparison.differences = differences(comparison, resampled)
+    measured_on.warnings += source.shortfall(source_cfg.tokens)
     comparison.warnings = [*remarks, *_warnings(comparison)]
     comparison.verdict = verdict(comparison)
     comparison.extras = extras
@@ -193,10 +195,6 @@ def _new_comparison(cfg: CompareConfig, measured_on: MeasuredOn) -> Comparison:
 def _warnings(comparison: Comparison) -> list[str]:
     source = comparison.source
     found = [*comparison.objections, *source.warnings]
-    n_read = comparison.n_tokens
-    is_short = n_read < source.tokens - source.context_size
-    if is_short and source.token_set == EVERY_TOKEN:
-        found.append(f"The text ended after {n_read:,} of {source.tokens:,} tokens.")
     for sae in comparison.saes:
         if not sae.training:
             found.append(f"{sae.name} does not record how it was trained.")

@@ -33,17 +33,21 @@ def decomposition(
     Args:
         sae: an SAE in memory, a folder, or the name of a release of this package or of SAELens.
         sae_id: which of a release; may be left out where there is one.
-        settings: of a fit, where one is made.
+        settings: of a fit, where one is made; what is saved must have been made with them.
         refit: fit one, whatever there is.
 
     Raises:
-        ValueError: as `given_sae`, `GivenSAE.rows`, `FitSettings.for_rows` and `decomposed`.
+        ValueError: as `given_sae`, `GivenSAE.rows`, `FitSettings.for_rows` and `decomposed`; and if
+            what is saved was made with other settings.
         OSError: as `given_sae`.
     """
     given = given_sae(sae, sae_id)
     saved = given.folder / FOLDER if given.folder else None
     if saved and has_decomposition(saved) and not refit:
-        return read(saved, given)
+        found = read(saved, given)
+        if settings is not None:
+            _check_saved(found, settings, saved)
+        return found
     return opened(given, settings or FitSettings(), refit)
 
 
@@ -98,6 +102,21 @@ def checked(found: Decomposition, settings: FitSettings) -> Decomposition:
     null = decomposed(turned, fit(turned, of_nulls, "Turned rows"), "fitted", {})
     nulls = Nulls(null.explained_variance, covariance, of_nulls.seed)
     return replace(found, nulls=nulls, stability=stability)
+
+
+def _check_saved(found: Decomposition, settings: FitSettings, saved: Path) -> None:
+    if found.origin == "joint":
+        _check_joint(found, saved, settings)
+        return
+    asked = settings.for_rows(found.d_sae).as_dict()
+    other = {n: v for n, v in asked.items() if found.settings.get(n, v) != v}
+    if other:
+        had = ", ".join(f"{name} {found.settings[name]}" for name in other)
+        raise ValueError(
+            f"{saved} holds a decomposition with {had}, and "
+            f"{', '.join(f'{name} {value}' for name, value in other.items())} is asked for. Give "
+            "refit=True for another one, or leave settings out."
+        )
 
 
 def _check_joint(found: Decomposition, joint: Path, settings: FitSettings) -> None:

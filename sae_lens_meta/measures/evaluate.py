@@ -5,21 +5,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from sae_lens import SAE, __version__
-from sae_lens.evals import get_recons_loss
-from sae_lens.training.activation_scaler import ActivationScaler
-from tqdm.auto import trange
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
 from sae_lens_meta.activations.source import ActivationSource
-from sae_lens_meta.activations.stream import ActivationBatch, flat_heads, kept
+from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.measures.geometry import Geometry, decoder_geometry
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
+from sae_lens_meta.measures.model_cost import (
+    ModelCost,
+    check_has_losses,
+    model_cost,
+)
 from sae_lens_meta.measures.phi import PhiSummary, summarize_phi
 from sae_lens_meta.measures.reconstruction import (
     Reconstruction,
@@ -33,39 +34,6 @@ META_WIDTH_RATIOS = (0.09, 0.25)
 META_K = 4
 META_SEEDS = (0, 1, 2)
 META_STEPS = 1500
-# as SAELens names them
-_METRICS = (
-    "ce_loss_without_sae",
-    "ce_loss_with_sae",
-    "ce_loss_with_ablation",
-    "kl_div_with_sae",
-)
-T = TypeVar("T")
-
-
-@dataclass
-class ModelCost:
-    """
-    What it costs the language model to run on reconstructions; SAELens's figures.
-
-    Attributes:
-        ce_loss: of the model itself, nats a token.
-        ce_loss_with_sae: with the hook's activations replaced by their reconstruction.
-        ce_overhead_percent: the difference, in percent of `ce_loss`.
-        ce_loss_recovered: 1 where the reconstruction costs nothing, 0 where as much as
-            zeroed activations.
-        kl_divergence: of the next-token distributions, nats.
-        n_tokens: tokens measured, of the same set as the reconstruction's.
-        losses_by_batch: `ce_loss` and `ce_loss_with_sae` of every batch.
-    """
-
-    ce_loss: float
-    ce_loss_with_sae: float
-    ce_overhead_percent: float
-    ce_loss_recovered: float
-    kl_divergence: float
-    n_tokens: int
-    losses_by_batch: list[list[float]]
 
 
 @dataclass
@@ -163,16 +131,19 @@ def read_once(
         saes: by name, which read the same activations.
         source: of activations.
         n_tokens: to read, as far as the text goes.
-        n_ce_tokens: of them, to run the whole language model on, once for each SAE.
+        n_ce_tokens: of them, to run the whole language model on, once for each SAE; as those to
+            read, of whole contexts.
         also: called with the name of an SAE, its codes `[n, d_sae]` and their batch.
     """
+    check_has_losses(source.reading)
     meters = {name: ReconstructionMeter(sae) for name, sae in saes.items()}
     for batch in source.stream(n_tokens):
         for name, meter in meters.items():
             also(name, meter.update(batch.rows), batch)
     # SAELens would begin the text again where it ends
+    n_run = min(n_ce_tokens, source.n_read(n_tokens))
     return {
-        name: (meter, model_cost(saes[name], source, min(n_ce_tokens, meter.n_tokens)))
+        name: (meter, model_cost(saes[name], source, n_run))
         for name, meter in meters.items()
     }
 
@@ -209,84 +180,6 @@ def evaluation_of(
         phi=summarize_phi(counter, shifted=shifted),
         decoder=decoder,
     )
-
-
-class _Replacement:
-    """An SAE as SAELens's evaluation calls it, acting at the positions alone that it reads."""
-
-    def __init__(self, sae: SAE[Any], positions: slice):
-        self.cfg, self.device = sae.cfg, sae.device
-        self._sae, self._positions = sae, positions
-
-    def encode(self, activations: torch.Tensor) -> torch.Tensor:
-        return activations
-
-    def decode(self, activations: torch.Tensor) -> torch.Tensor:
-        replaced = activations.clone()
-        with flat_heads(self._sae):
-            # the language model may have a device of its own
-            x = activations[:, self._positions].to(self.device, torch.float32)
-            decoded = self._sae.decode(self._sae.encode(x))
-            replaced[:, self._positions] = decoded.to(replaced)
-        return replaced
-
-
-@torch.no_grad()
-def model_cost(sae: SAE[Any], source: ActivationSource, n_tokens: int) -> ModelCost:
-    """
-    Runs the language model with and without the SAE, as SAELens does it.
-
-    Losses are of the tokens that the SAE reads, and only there it replaces anything: SAELens's
-    own summary leaves special tokens out of them, whatever the SAE was trained on. It is run
-    batch by batch, so that a bootstrap can draw batches.
-    """
-    store, by_batch, n_read = source.store(n_tokens), [], []
-    positions = slice(*store.seqpos_slice)
-    replacement: Any = _Replacement(sae, positions)
-    excluded = store.exclude_special_tokens
-    per_batch = store.context_size * store.store_batch_size_prompts
-    for _ in trange(
-        max(1, n_tokens // per_batch), desc="Running the model", leave=False
-    ):
-        tokens = store.get_batch_tokens()
-        with torch.autocast(
-            tokens.device.type,
-            torch.bfloat16,
-            enabled=bool(source.reading.autocast_lm),
-        ):
-            metrics = get_recons_loss(
-                replacement,
-                source.model,
-                ActivationScaler(),
-                tokens,
-                compute_kl=True,
-                compute_ce_loss=True,
-                ignore_tokens=None if excluded is None else excluded.tolist(),
-                hook_name=source.reading.hook,
-            )
-        counts = torch.zeros_like(tokens, dtype=torch.bool)
-        read = kept(store, tokens[:, positions])
-        counts[:, positions] = True if read is None else read
-        n_read.append(int(counts.sum()))
-        by_batch.append([_mean(metrics[name], counts) for name in _METRICS])
-    # a batch has as many tokens as special ones leave it
-    means = np.average(by_batch, axis=0, weights=n_read)
-    without, with_sae, ablated, kl = means.tolist()
-    return ModelCost(
-        ce_loss=without,
-        ce_loss_with_sae=with_sae,
-        ce_overhead_percent=100 * (with_sae - without) / without,
-        ce_loss_recovered=(ablated - with_sae) / (ablated - without),
-        kl_divergence=kl,
-        n_tokens=sum(n_read),
-        losses_by_batch=[losses[:2] for losses in by_batch],
-    )
-
-
-def _mean(per_token: torch.Tensor, counts: torch.Tensor) -> float:
-    """Over the tokens that count; of a loss there is none at the last position."""
-    counts = counts[:, : per_token.shape[1]].to(per_token.device)
-    return per_token[counts].double().mean().item()
 
 
 def summarize_decoder(

@@ -8,7 +8,8 @@ import numpy as np
 from rich.table import Table
 
 from sae_lens_meta.activations.measured_on import MeasuredOn
-from sae_lens_meta.measures.evaluate import META_K, Evaluation, ModelCost
+from sae_lens_meta.measures.evaluate import META_K, Evaluation
+from sae_lens_meta.measures.model_cost import ModelCost
 from sae_lens_meta.measures.reconstruction import Reconstruction
 
 T = TypeVar("T")

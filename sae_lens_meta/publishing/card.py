@@ -79,7 +79,7 @@ def _command(release: Release, comparison: Comparison) -> str:
     source, settings = comparison.source, comparison.settings
     options = {name: getattr(source, name) for name in MEASURED_WITH}
     options |= source.options
-    options |= {"tokens": comparison.n_tokens, "ce_tokens": settings["ce_tokens"]}
+    options |= {"tokens": source.tokens, "ce_tokens": settings["ce_tokens"]}
     shown = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
     return " ".join([f"sae-lens-meta evaluate {release.name}", *shown])
 
