@@ -186,7 +186,8 @@ def test_processes_beyond_the_cells_share_them_on_the_same_batches(
     parts = studies._missing(shared)
     assert [[o.name for o in work[1]] for work in parts] == [["solo"], ["stock"]]
     for work in parts:
-        for trained in studies.train(*work):
+        for trained in studies._train(work):
+            assert isinstance(trained, Trained)
             key = trained.cell, trained.objective.name
             assert trained.result == whole.trained[key].result
 

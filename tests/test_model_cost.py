@@ -55,7 +55,8 @@ def test_the_ablation_leaves_alone_what_the_sae_does_not_read(
 ) -> None:
     some = reading(source, {"seqpos_slice": (3, 5)})
     found = cost(some, zero_sae(), 2048, 1024)
-    store = some.store(2048)
+    store, hook_name = some.store(2048), some.reading.hook
+    assert hook_name is not None
     losses = []
     for _ in range(4):
         tokens = store.get_batch_tokens(8)
@@ -69,7 +70,7 @@ def test_the_ablation_leaves_alone_what_the_sae_does_not_read(
                 tokens,
                 return_type="logits",
                 prepend_bos=False,
-                fwd_hooks=[(some.reading.hook, zeroed)],
+                fwd_hooks=[(hook_name, zeroed)],
             )
         of_token = torch.nn.functional.cross_entropy(
             logits[:, 3:5].flatten(0, 1), tokens[:, 4:6].flatten()
