@@ -117,9 +117,8 @@ def train(
         for training in list(running):
             try:
                 is_last = training.step(batch, test)
-            except (
-                ValueError
-            ) as error:  # its weights have diverged, those of others have not
+            except ValueError as error:
+                # its weights have diverged, those of others have not
                 running.remove(training)
                 yield Failed(cell, training.objective.name, str(error))
                 continue

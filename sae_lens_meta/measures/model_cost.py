@@ -81,8 +81,8 @@ class _Replacement:
 
     def decode(self, activations: torch.Tensor) -> torch.Tensor:
         replaced = activations.clone()
-        replaced[:, self._positions] = 0
         if self._sae is None:
+            replaced[:, self._positions] = 0
             return replaced
         with flat_heads(self._sae):
             # the language model may have a device of its own
