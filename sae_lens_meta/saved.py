@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -29,7 +29,8 @@ _OF_A_TRAINING = "decoder_init_norm"
 # of a config: what no code depends on, since all are computed in float32 wherever they are
 _WITHOUT_EFFECT = ("metadata", "device", "dtype")
 _DECODER = "W_dec"
-_TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
+# codes a token by those before it in its context, which measures of single activations are not of
+_TEMPORAL = "temporal"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Reading:
         model_class: HookedTransformer, AutoModelForCausalLM or HookedMamba.
         model_kwargs: of the model's `from_pretrained`, such as its dtype.
         hook: whose activations, as recorded.
+        hook_in_transformers: its name in transformers, where the record has that beside.
         head: of a hook with several.
         context_size: tokens.
         prepend_bos: whether every context begins with a BOS token.
@@ -63,6 +65,7 @@ class Reading:
     model_class: str | None = None
     model_kwargs: dict[str, Any] | None = None
     hook: str | None = None
+    hook_in_transformers: str | None = None
     head: int | None = None
     context_size: int | None = None
     prepend_bos: bool | None = None
@@ -110,6 +113,7 @@ class Calibration:
         first_document: in the order of `text_seed`.
         documents: read from there on.
         text_seed: of the order of the documents.
+        overridden: what was given in the place of what the SAE records, by option.
     """
 
     rule: str
@@ -119,6 +123,7 @@ class Calibration:
     first_document: int | None
     documents: int | None
     text_seed: int | None
+    overridden: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -231,8 +236,8 @@ class SavedSAE:
         Checks that it is an SAE for inference, whose codes of an activation mean something.
 
         Raises:
-            ValueError: if it is a transcoder or a checkpoint, or its normalisation is not
-                folded into its weights.
+            ValueError: if it is a transcoder, a temporal SAE or a checkpoint, or its normalisation
+                is not folded into its weights.
         """
         if self.kind == "training checkpoint":
             raise ValueError(
@@ -245,6 +250,11 @@ class SavedSAE:
                 f"{self.path} is a {self.architecture}: it predicts another activation than the "
                 "one it reads, and the measures here are of how an SAE reconstructs what it "
                 "reads. Only SAEs can be measured."
+            )
+        if self.architecture == _TEMPORAL:
+            raise ValueError(
+                f"{self.path} is a {_TEMPORAL} SAE, which codes a token by those before it; the "
+                "measures here are of SAEs that read one activation at a time."
             )
         if self.needs_folding:
             raise ValueError(
@@ -377,10 +387,10 @@ def _kind(path: Path, cfg: dict[str, Any], metadata: dict[str, Any]) -> Kind:
     )
     if is_of_a_training or cfg["architecture"] not in SAE_CLASS_REGISTRY:
         return "training checkpoint"
+    _, of_class = SAE_CLASS_REGISTRY[cfg["architecture"]]
     out = metadata.get("hook_name_out")
-    if cfg["architecture"] in _TRANSCODERS or (
-        out and out != metadata.get("hook_name")
-    ):
+    writes_elsewhere = out and out != metadata.get("hook_name")
+    if writes_elsewhere or "d_out" in {field.name for field in fields(of_class)}:
         return "transcoder"
     return "sae"
 
@@ -400,6 +410,8 @@ def _reading(metadata: dict[str, Any]) -> Reading:
         model_class=metadata.get("model_class_name"),
         model_kwargs=metadata.get("model_from_pretrained_kwargs"),
         hook=metadata.get("hook_name"),
+        hook_in_transformers=metadata.get("hf_hook_name")
+        or _in_transformers(metadata.get("hook_name")),
         head=metadata.get("hook_head_index"),
         context_size=metadata.get("context_size"),
         prepend_bos=metadata.get("prepend_bos"),
@@ -410,6 +422,11 @@ def _reading(metadata: dict[str, Any]) -> Reading:
         chat=metadata.get("use_chat_formatting"),
         autocast_lm=metadata.get("autocast_lm"),
     )
+
+
+def _in_transformers(hook: str | None) -> str | None:
+    is_of_transformer_lens = hook is not None and transformer_lens_name(hook) == hook
+    return None if is_of_transformer_lens else hook
 
 
 def _text(metadata: dict[str, Any]) -> TrainingText | None:
@@ -437,4 +454,5 @@ def _calibration(recorded: dict[str, Any] | None) -> Calibration | None:
         first_document=text.get("first_document"),
         documents=text.get("documents"),
         text_seed=text.get("text_seed"),
+        overridden=recorded.get("overridden") or {},
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import save_file
 
 import sae_lens_meta.cli as cli
 from sae_lens_meta.activations.language_model import (
@@ -174,7 +176,7 @@ def test_command_line_refuses_a_truncated_checkpoint(
         file.truncate(2000)
     printed = command("--resume_from_checkpoint", str(checkpoint))
     assert "has no activations_store_state.safetensors" in printed
-    (checkpoint / "activations_store_state.safetensors").touch()
+    save_file({"n": torch.zeros(1)}, checkpoint / "activations_store_state.safetensors")
     printed = command("--resume_from_checkpoint", str(checkpoint))
     assert "trainer_state.pt cannot be read" in printed
 

@@ -180,6 +180,10 @@ def test_a_finished_demo_shows_its_figures_again_and_is_overwritten_by_none(
     assert run_demo(cfg, console) == rows
     printed = console.export_text()
     assert "out holds this run, which is finished" in " ".join(printed.split())
+    assert "tokens held out from training, every token" in printed
+    record = json.loads((cfg.output / "demo.json").read_text())
+    assert record["source"]["dataset"] == str(text)
+    assert record["source"]["seen"] == "held out"
     assert f"{rows['joint'].reconstruction.normalized_l2:.4f}" in printed
 
     for changes, message in [

@@ -181,6 +181,7 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     assert recorded["text"]["first_document"] == recorded["text"]["documents"] == 6
     assert l0 == pytest.approx(K, rel=0.05)
     assert recorded["n_tokens"] == TOKENS
+    assert recorded["overridden"] == {}
     assert recorded["f1_after"] > 0.8
     shown = capsys.readouterr().out
     assert "L0 by the old and the new thresholds" in shown
@@ -191,8 +192,11 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
             "calibrate",
             str(saved_sae),
             *["--first_document", "6", "--held_out_documents", "4"],
+            *["--context_size", "64"],
         ]
     )
+    recorded = SAE.load_from_disk(saved_sae).cfg.metadata.calibration
+    assert recorded["overridden"] == {"context_size": 64}
     shown = " ".join(capsys.readouterr().out.split())
     # which an earlier calibration read too, whose thresholds are gone now
     assert "Thresholds were taken on" not in shown

@@ -11,13 +11,13 @@ from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.comparison.independence import (
-    calibrated,
     check_members,
     other_texts,
     repeated_trainings,
 )
 from sae_lens_meta.comparison.members import Entry, named_entries
 from sae_lens_meta.comparison.verdict import verdict
+from sae_lens_meta.measures.evidence import calibrated
 from sae_lens_meta.saved import SavedSAE, TrainingText
 from sae_lens_meta.statistics.intervals import percent_over_seeds
 from tests.comparisons import compared, comparison
@@ -108,6 +108,8 @@ def test_reruns_with_one_seed_are_named(tmp_path: Path) -> None:
     assert repeated(seeds) == []
     orders = check(joint=[joint], solo=solos(seed=[1, 1], data_seed=[1, 2]))
     assert repeated(orders) == []
+    one_unknown = check(joint=[joint], solo=solos(seed=[1, 1], data_seed=[None, 0]))
+    assert len(repeated(one_unknown)) == 1, "it may be of the same order"
 
 
 SOLO = [compared(f"solo_{i}", "solo", 6.0e-3 + i * 1e-5) for i in range(3)]
@@ -161,6 +163,21 @@ def test_thresholds_at_another_k_are_another_rule(tmp_path: Path) -> None:
         said[k] = calibrated(SavedSAE.read(tmp_path / str(k)))
     assert said[4] == "calibrated by the rule 'rate'"
     assert said[8] == f"{said[4]} at k 8, not the 4 that it was trained with"
+
+
+def test_thresholds_read_otherwise_than_recorded_are_taken_in_another_way(
+    tmp_path: Path,
+) -> None:
+    how: dict[str, Any] = {"rule": "rate", "n_tokens": 4096, "overridden": {}}
+    joint = trained(tmp_path / "joint", 0.3, calibration=how)
+    same = trained(tmp_path / "same", 0, calibration=how)
+    check(joint=[joint], solo=[same])
+    how |= {"overridden": {"prepend_bos": False, "context_size": 32}}
+    solo = trained(tmp_path / "solo", 0, calibration=how)
+    with pytest.raises(
+        ValueError, match="solo: .*, read with --context_size 32, --prepend_bos False"
+    ):
+        check(joint=[joint], solo=[solo])
 
 
 def test_saes_of_different_texts_forbid_a_claim() -> None:

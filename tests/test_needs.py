@@ -1,6 +1,7 @@
 """What a recipe is said to take, against bytes counted and seconds measured while a step is taken."""
 
 import weakref
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -10,6 +11,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.shapes import SHAPES, sae_of
 from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
@@ -150,3 +152,23 @@ def test_a_recipes_training_on_a_gpu_is_its_steps() -> None:
     )
     found = needs.estimate(recipe, [list(recipe.saes())], h200)
     assert found.hours["training"] == pytest.approx(n_steps * seconds / 3600)
+
+
+@pytest.mark.parametrize("is_sparse", [True, False], ids=["sparse", "dense"])
+def test_dense_products_are_those_that_torch_counts(is_sparse: bool) -> None:
+    cfg, batch = replace(joint(16, 128, 32), use_sparse_activations=is_sparse), 64
+    primary, meta_steps, reconstruction = needs.dense_products(cfg, batch)
+    meta_sae = MetaTrainingSAE(cfg).meta_sae
+    assert meta_sae is not None
+    rows = torch.randn(cfg.d_sae, cfg.d_in)
+    with FlopCounterMode(display=False) as fit:
+        meta_sae.fit(rows, 3)
+    assert fit.get_total_flops() == 2 * meta_steps, "a cycle is of two primary steps"
+    with FlopCounterMode(display=False) as reconstructed:
+        meta_sae.reconstruct(rows)
+    assert reconstructed.get_total_flops() == reconstruction
+    solo = Steps(replace(cfg, decomposability_coefficient=0), batch)
+    solo.trainer.n_forward_passes_since_fired.zero_()  # no latent is dead
+    with FlopCounterMode(display=False) as step:
+        solo.trainer.step(solo.inputs)
+    assert step.get_total_flops() == primary

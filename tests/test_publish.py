@@ -173,7 +173,8 @@ def test_the_card_has_the_figures_of_the_comparison(
     figures = {r.metric_type: r.metric_value for r in data.eval_results}
     assert figures["corrected_mean_abs_phi"] == 5e-3
     assert figures["normalised_l2"] == 0.1
-    assert "org/text through " in text, "the sentence on its training has that name too"
+    # in the sentence on its training, beside what the SAE records itself
+    assert "org/text (recorded as corpus.jsonl.gz) through " in text
     assert "| normalised L2 | 0.1000 | 0.0900 to 0.1100 | +0.0 % |" in text
     assert "| corrected mean \\|phi\\| | 5.000e-03 |  | -16.7 % |" in text
     for part in (
@@ -319,6 +320,18 @@ def test_an_entry_that_exists_is_replaced_in_its_place(
     assert list_path.read_text() == before
     with pytest.raises(ValueError, match="is of the hook 'blocks.20"):
         release(release=first.name)
+
+
+def test_a_model_is_not_named_otherwise_than_the_sae_records(
+    hub: HubServer, release: Callable[..., Any], path: Path
+) -> None:
+    cfg = json.loads((path / "cfg.json").read_text())
+    cfg["metadata"]["model_on_the_hub"] = "org/tiny"
+    (path / "cfg.json").write_text(json.dumps(cfg))
+    with pytest.raises(ValueError, match="--base_model org/else: .* on 'org/tiny'"):
+        release(base_model="org/else")
+    assert not hub.repos
+    release(base_model="mirror/tiny")  # one model, kept at another place
 
 
 def test_a_listed_name_is_not_given_to_another_model_or_to_fewer_saes(

@@ -28,7 +28,7 @@ from sae_lens.constants import (
 )
 from sae_lens.saes.sae import TrainingSAE, TrainStepInput, TrainStepOutput
 from sae_lens.training.sae_trainer import SAETrainer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.training.resume import check_resume
@@ -61,7 +61,8 @@ class ReplayStore:
         return next(self._batches)
 
     def save_to_checkpoint(self, checkpoint_path: Path) -> None:
-        (checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME).touch()
+        place = {"n_dataset_processed": torch.tensor(0)}
+        save_file(place, checkpoint_path / ACTIVATIONS_STORE_STATE_FILENAME)
 
     def load_from_checkpoint(self, checkpoint_path: Path) -> None: ...
 
@@ -239,6 +240,7 @@ OTHER_ACTIVATIONS: list[tuple[str, Any]] = [
         ("dtype of the runner", "bfloat16"),
         ("model_kwargs", {"stop_at_layer": 1}),
         ("use_chat_formatting", True),
+        ("autocast_lm", True),
     ],
 )
 def test_another_sae_or_other_activations_are_refused(
@@ -276,6 +278,47 @@ def test_they_are_refused_from_python_too(
     with pytest.raises(ValueError, match=f"is of {name}=.*, this run has {name}="):
         sae.load_weights_from_checkpoint(checkpoint)
     assert torch.equal(sae.W_dec, before)
+
+
+def test_another_text_is_refused_where_both_are_recorded(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    resumed = runner_config(Path("c"), resume_from_checkpoint=str(folder))
+    resumed.sae.metadata.text_sha256 = "now"
+    check_resume(resumed)  # what the checkpoint does not record cannot differ
+    saved = json.loads((folder / "cfg.json").read_text())
+    saved["metadata"]["text_sha256"] = "was"
+    (folder / "cfg.json").write_text(json.dumps(saved))
+    with pytest.raises(
+        ValueError, match="of a text with sha256 was, this run's has now"
+    ):
+        check_resume(resumed)
+    resumed.sae.metadata.text_sha256 = "was"
+    check_resume(resumed)
+
+
+@pytest.mark.parametrize("left", [0, 0.5], ids=["empty", "half"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "activation_scaler.json",
+        "activations_store_state.safetensors",
+        "cfg.json",
+        "runner_cfg.json",
+        "sae_weights.safetensors",
+        "trainer_state.pt",
+    ],
+)
+def test_any_part_of_a_checkpoint_that_is_damaged_is_named(
+    checkpoint: Path, tmp_path: Path, name: str, left: float
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(left * len(content))])
+    cfg = runner_config(Path("c"), resume_from_checkpoint=str(folder))
+    with pytest.raises(ValueError, match=f"{name} .*truncated.* earlier checkpoint"):
+        check_resume(cfg)
 
 
 def test_what_else_differs_is_listed_once(checkpoint: Path) -> None:

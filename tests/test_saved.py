@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sae_lens import (
     Transcoder,
     TranscoderConfig,
 )
+from sae_lens.registry import SAE_CLASS_REGISTRY
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.cli import main
@@ -89,6 +91,8 @@ def test_all_that_is_recorded_is_read(folder: Path) -> None:
     assert (sae.normalization, sae.needs_folding) == ("layer_norm", False)
     assert sae.text and (sae.text.sha256, sae.text.held_out) == ("ab" * 32, 9)
     assert sae.calibration and sae.calibration.first_document == 4
+    assert sae.calibration.overridden == {}
+    assert reading.hook_in_transformers == "model.layers.11"
     assert sae.weights_sha256 == file_sha256(folder / WEIGHTS)
 
 
@@ -196,11 +200,53 @@ def test_every_command_refuses_what_it_cannot_measure(
         main([command, *args])
 
 
-def test_a_device_that_is_not_there_is_one_line(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "SAE"],
+        ["demo", "--output", "o"],
+        ["train", "--d_in", "4", "--hook_name", "h", "--output_path", "o"],
+        ["reproduce", "metasae-gpt2l-l20", "--rehearse", "--output", "o"],
+        ["sweep", "metasae-gpt2l-l20", "--grid", "lr=1e-3", "--output", "o"],
+        ["groundtruth", "--output", "o"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_device_that_is_not_there_is_one_line(
+    folder: Path,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("There is CUDA here.")
+    monkeypatch.chdir(tmp_path)
+    args = [str(folder) if arg == "SAE" else arg for arg in command]
     with pytest.raises(SystemExit, match="no device 'cuda' here.*Give --device cpu"):
-        main(["evaluate", str(folder), "--device", "cuda"])
+        main([*args, "--device", "cuda"])
+    assert not (tmp_path / "o").exists()
+
+
+def test_every_transcoder_and_the_temporal_sae_are_told_from_saes(
+    tmp_path: Path,
+) -> None:
+    measured = set()
+    for name, (of, of_config) in SAE_CLASS_REGISTRY.items():
+        if not of.__module__.startswith("sae_lens."):
+            continue  # of another test
+        writes_elsewhere = "transcoder" in name
+        shape: dict[str, Any] = {"d_in": 4, "d_sae": 512 if name == "temporal" else 8}
+        if writes_elsewhere:
+            shape |= {"d_out": 4, "apply_b_dec_to_input": False}
+        of(of_config(**shape)).save_model(tmp_path / name)
+        saved = SavedSAE.read(tmp_path / name)
+        assert (saved.kind == "transcoder") == writes_elsewhere, name
+        with suppress(ValueError):
+            saved.check_is_sae()
+            measured.add(name)
+    stock = {"standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit"}
+    assert stock <= measured
+    assert not {"temporal", "jumprelu_skip_transcoder", "transcoder"} & measured
 
 
 def test_thresholds_are_never_rounded_on_their_way(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def _mean(score: Score, latents: list[ScoredLatent]) -> ScoreMean:
 
 def autointerp_table(found: AutoInterpretation) -> Table:
     """Means of every SAE, with shuffled explanations beside them, and their denominators."""
-    table = Table("score, chance", title=f"Judge: {found.judge}")
+    table = Table("score, chance", title=f"Judge: {found.judge}; {found.source.said}")
     for sae in found.saes:
         table.add_column(sae.name, justify="right")
         if sae.shuffled:

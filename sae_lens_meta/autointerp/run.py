@@ -39,6 +39,7 @@ from sae_lens_meta.measures.controls import (
     check_thresholds,
     random_direction_sae,
 )
+from sae_lens_meta.measures.evidence import check_evidence
 from sae_lens_meta.measures.matching import match_latents
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.statistics.paired import (
@@ -97,7 +98,8 @@ def autointerp(
 
     Raises:
         ValueError: if there are more than two SAEs or none, one of them is neither a folder nor
-            a release, they read different activations, or no latent fires in enough windows.
+            a release, they read different activations, have the same weights or thresholds
+            that were not taken in one way, or no latent fires in enough windows.
         JudgeError: if the judge cannot be asked.
         LimitReached: if a cap stopped the run.
     """
@@ -181,11 +183,7 @@ def _subjects(
         raise ValueError(f"{CONTROL!r} is the name of the control. Give another name.")
     given = {name for name in NEEDED if getattr(source_cfg, name) is not None}
     check_comparable(saved, given)
-    if len({one.weights_sha256 for one in saved.values()}) < len(saved):
-        raise ValueError(
-            f"{' and '.join(map(repr, saved))} have the same weights: they are one SAE, and "
-            "differ in nothing. Give one of them."
-        )
+    check_evidence(saved.items())
     saes = {name: one.load(source_cfg.device) for name, one in saved.items()}
     if cfg.random_directions:
         check_thresholds(next(iter(saes.values())))

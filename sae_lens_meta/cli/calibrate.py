@@ -44,13 +44,17 @@ class Calibrate:
 def run(args: list[str]) -> None:
     """Calibrates one SAE and prints the report."""
     cfg = parse(Calibrate, "calibrate", args)
+    if cfg.batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {cfg.batch}.")
     saved = SavedSAE.read(cfg.path)
     check_writable(cfg.path)
     sae = saved.load(cfg.source.device)
     selected_per_token(sae, cfg.k)  # or an error before anything is read
     activations, measured_on = load_source(cfg.source, [saved], to_calibrate=True)
     batches = regroup(activations.stream(cfg.source.tokens), cfg.batch)
-    report = calibrate(sae, batches, cfg.k, cfg.rule, measured_on.text)
+    report = calibrate(
+        sae, batches, cfg.k, cfg.rule, measured_on.text, measured_on.options
+    )
     sae.save_model(cfg.path)
     console = Console()
     warnings = [*measured_on.warnings]

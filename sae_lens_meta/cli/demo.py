@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset, IterableDataset
 from pydantic import TypeAdapter
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from sae_lens import SAE
 from sae_lens.load_model import load_model
@@ -22,7 +21,7 @@ from sae_lens_meta.activations.language_model import (
     model_metadata,
     model_path,
 )
-from sae_lens_meta.activations.measured_on import SourceConfig
+from sae_lens_meta.activations.measured_on import MeasuredOn, SourceConfig
 from sae_lens_meta.activations.source import (
     ActivationSource,
     load_source,
@@ -47,7 +46,7 @@ from sae_lens_meta.measures.reconstruction import Reconstruction
 from sae_lens_meta.measures.top_contexts import TopContexts
 from sae_lens_meta.reproduce.trained_on import text_metadata, text_store, together
 from sae_lens_meta.reproduce.training import train_together
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.saved import SavedSAE, check_device
 from sae_lens_meta.training.checks import hook_width
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
@@ -154,14 +153,19 @@ def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
         OSError: if nothing can be written to the folder, or a path does not exist.
         Interrupted: if a signal stopped the training.
     """
+    if cfg.tokens < cfg.batch_size:
+        raise ValueError(
+            f"--tokens {cfg.tokens} is less than a batch of {cfg.batch_size}. Give more."
+        )
+    check_device(cfg.device)
     with held(cfg.output):
         settings = _settings(cfg)
-        rows = _claimed(cfg.output, settings)
+        rows, said = _claimed(cfg.output, settings)
         if not rows:
             rows = _run(cfg, settings, console)
         else:
             console.print(f"{cfg.output} holds this run, which is finished:")
-            console.print(_table(rows))
+            console.print(figures_table(FIGURES, rows, said))
             say([], _changed_since(cfg.output, rows), console)
         console.print(
             f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
@@ -180,7 +184,7 @@ def _run(
         disable_progress_bar()
     model = load_model(cfg.model_class, path, device=cfg.device)
     configs = _sae_configs(cfg, hook_width(model, cfg.hook))
-    _record(cfg.output, settings, {})
+    _record(cfg.output, settings, {}, None)
     _train(cfg, path, model, text, configs)
 
     saved = {name: SavedSAE.read(cfg.output / name) for name in configs}
@@ -191,9 +195,9 @@ def _run(
     )
     say(measured_on.notes, measured_on.warnings, console)
     rows = _measured(cfg, saes, source, contexts)
-    console.print(_table(rows))
+    console.print(figures_table(FIGURES, rows, measured_on.said))
     show_latents(contexts, model.tokenizer, console)
-    _record(cfg.output, settings, rows)
+    _record(cfg.output, settings, rows, measured_on)
     shutil.rmtree(cfg.output / CHECKPOINTS)
     return rows
 
@@ -295,9 +299,11 @@ def _source_config(cfg: DemoConfig) -> SourceConfig:
     )
 
 
-def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, DemoRow]:
+def _claimed(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, DemoRow], str]:
     """
-    The figures of the finished run with `settings` in `folder`; empty if it is not finished.
+    The figures of the finished run with `settings` in `folder`, and of which tokens they are.
+
+    Both are empty if it is not finished.
 
     Raises:
         ValueError: if the folder holds SAEs of anything else.
@@ -309,10 +315,13 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, DemoRow]:
                     f"{folder / name} exists, and {folder} has no {RECORD}: it is of another "
                     "run. Give another --output, or delete it."
                 )
-        return {}
+        return {}, ""
     found = json.loads((folder / RECORD).read_text())
     check_same(folder, found["settings"], settings)
-    return TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
+    rows = TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
+    source = found.get("source")
+    said = TypeAdapter(MeasuredOn).validate_python(source).said if source else ""
+    return rows, said
 
 
 def _changed_since(folder: Path, rows: dict[str, DemoRow]) -> list[str]:
@@ -326,10 +335,14 @@ def _changed_since(folder: Path, rows: dict[str, DemoRow]) -> list[str]:
 
 
 def _record(
-    folder: Path, settings: dict[str, Any], figures: dict[str, DemoRow]
+    folder: Path,
+    settings: dict[str, Any],
+    figures: dict[str, DemoRow],
+    source: MeasuredOn | None,
 ) -> None:
     plain = {name: asdict(row) for name, row in figures.items()}
-    record = {"settings": settings, "figures": plain}
+    measured_on = asdict(source) if source else None
+    record = {"settings": settings, "source": measured_on, "figures": plain}
     write_whole(folder / RECORD, json.dumps(record, indent=1))
 
 
@@ -359,7 +372,3 @@ def _sae_configs(cfg: DemoConfig, d_in: int) -> dict[str, MetaTrainingSAEConfig]
         init_seed=cfg.seed,
     )
     return {JOINT: joint, SOLO: replace(joint, decomposability_coefficient=0)}
-
-
-def _table(rows: dict[str, DemoRow]) -> Table:
-    return figures_table(FIGURES, rows, "held-out tokens")

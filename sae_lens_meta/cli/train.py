@@ -1,14 +1,17 @@
 """SAELens's own training command line, `meta` being its default architecture."""
 
 from pathlib import Path
+from typing import Any
 
-from sae_lens import LanguageModelSAETrainingRunner
+from datasets import Dataset, IterableDataset
+from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner
 from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
 from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.text import read_documents, text_identity
-from sae_lens_meta.destination import check_new, check_writable
+from sae_lens_meta.destination import check_new, check_writable, held
+from sae_lens_meta.saved import check_device
 from sae_lens_meta.training.checks import (
     check_dataset,
     check_hook,
@@ -35,27 +38,40 @@ def run(args: list[str]) -> None:
     for key, value in model_metadata(cfg.model_name).items():
         setattr(cfg.sae.metadata, key, value)
     cfg.model_name = model_path(cfg.model_name)
+    check_device(cfg.device)
+    if not cfg.output_path:
+        _train(cfg)
+        return
+    check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
+    with held(Path(cfg.output_path)):
+        _train(cfg)
+    print(f"Saved: {cfg.output_path}")  # noqa: T201
+
+
+def _train(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
+    text = _text(cfg)
     check_resume(cfg)
-    if cfg.output_path:
-        check_new(Path(cfg.output_path) / SAE_WEIGHTS_FILENAME, overwrite)
     if cfg.checkpoint_path:
         check_writable(Path(cfg.checkpoint_path))
     if isinstance(cfg.sae, SchedulesConfig):
         cfg.sae.check_annealing(cfg.training_tokens // cfg.train_batch_size_tokens)
     warn_of_slow_meta_sae(cfg)
-    text = None
-    if not cfg.use_cached_activations:
-        if Path(cfg.dataset_path).expanduser().is_file():
-            # which SAELens would look for on the Hub
-            text = read_documents(cfg.dataset_path)
-        else:
-            check_dataset(cfg.dataset_path, cfg.streaming)
-        # which SAELens's runner does not record
-        cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
-        cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
     cfg.sae.metadata.autocast_lm = cfg.autocast_lm
     runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
     check_hook(runner.model, cfg)
     runner.run()
-    if cfg.output_path:
-        print(f"Saved: {cfg.output_path}")  # noqa: T201
+
+
+def _text(cfg: LanguageModelSAERunnerConfig[Any]) -> Dataset | IterableDataset | None:
+    """The documents of a file; and records of any text what SAELens's runner does not."""
+    if cfg.use_cached_activations:
+        return None
+    text = None
+    if Path(cfg.dataset_path).expanduser().is_file():
+        # which SAELens would look for on the Hub
+        text = read_documents(cfg.dataset_path)
+    else:
+        check_dataset(cfg.dataset_path, cfg.streaming)
+    cfg.sae.metadata.text_sha256 = text_identity(cfg.dataset_path).sha256
+    cfg.sae.metadata.use_chat_formatting = cfg.use_chat_formatting
+    return text

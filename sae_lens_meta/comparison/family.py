@@ -15,7 +15,6 @@ from sae_lens_meta.activations.tokens import token_texts
 from sae_lens_meta.comparison.counting import Job, Tally, load_counter
 from sae_lens_meta.comparison.differences import Resampled, resample
 from sae_lens_meta.comparison.figures import HEADLINE
-from sae_lens_meta.comparison.independence import calibrated
 from sae_lens_meta.comparison.members import Entry
 from sae_lens_meta.comparison.result import (
     CandidateWithContexts,
@@ -29,6 +28,7 @@ from sae_lens_meta.measures.evaluate import (
     evaluation_of,
     summarize_decoder,
 )
+from sae_lens_meta.measures.evidence import calibrated
 from sae_lens_meta.measures.geometry import decoder_geometry
 from sae_lens_meta.measures.histograms import (
     COSINE_BINS,

@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO, Entry
+from sae_lens_meta.measures.evidence import check_evidence
 from sae_lens_meta.saved import SavedSAE
 
 
@@ -17,17 +19,8 @@ def check_members(entries: list[Entry], saes: dict[str, SavedSAE]) -> None:
 
     Raises:
         ValueError: if two have the same weights, one was trained with another objective than
-            its group's name says, or their thresholds were taken by different rules.
+            its group's name says, or their thresholds were not taken in one way.
     """
-    by_weights = defaultdict(list)
-    for entry in entries:
-        by_weights[saes[entry.id].tensors_sha256].append(entry.name)
-    for names in by_weights.values():
-        if len(names) > 1:
-            raise ValueError(
-                f"{' and '.join(map(repr, names))} have the same weights: one SAE is one piece "
-                "of evidence, however often it was saved. Leave out all but one."
-            )
     for entry in entries:
         coefficient = saes[entry.id].coefficient
         if coefficient is None or entry.group not in (JOINT, SOLO, EQUAL_L2):
@@ -39,24 +32,7 @@ def check_members(entries: list[Entry], saes: dict[str, SavedSAE]) -> None:
                 f"decomposability_coefficient={coefficient:g}, as a {other} SAE. Give it as "
                 f"--{other}."
             )
-    rules = {entry.name: calibrated(saes[entry.id]) for entry in entries}
-    if len(set(rules.values())) > 1:
-        listed = "; ".join(f"{name}: {how}" for name, how in rules.items())
-        raise ValueError(
-            f"The thresholds were not taken in one way ({listed}), which moves L0 and with it "
-            "every figure. Run `sae-lens-meta calibrate` on all of them, with one --rule."
-        )
-
-
-def calibrated(sae: SavedSAE) -> str:
-    """How its thresholds were taken, in words."""
-    if sae.calibration is None:
-        return "not calibrated"
-    how = f"calibrated by the rule {sae.calibration.rule!r}"
-    k, trained_with = sae.calibration.k, sae.settings.get("k")
-    if k is None or trained_with is None or k == trained_with:
-        return how
-    return f"{how} at k {k:g}, not the {trained_with:g} that it was trained with"
+    check_evidence((entry.name, saes[entry.id]) for entry in entries)
 
 
 def other_texts(entries: list[Entry], saes: dict[str, SavedSAE]) -> list[str]:
@@ -97,16 +73,22 @@ def repeated_trainings(entries: list[Entry], saes: dict[str, SavedSAE]) -> list[
     Returns:
         A sentence for each group of them.
     """
-    groups = defaultdict(list)
+    groups: dict[Any, dict[int | None, list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for entry in entries:
         sae = saes[entry.id]
         if sae.init_seed is not None:
             settings = str(sorted((k, str(v)) for k, v in sae.settings.items()))
-            key = (entry.group, settings, sae.d_sae, sae.data_seed)
-            groups[key].append(entry.name)
+            key = (entry.group, settings, sae.d_sae)
+            groups[key][sae.data_seed].append(entry.name)
+    repeated = []
+    for by_order in groups.values():
+        unknown = by_order.pop(None, [])  # may be any of the others
+        repeated += [[*names, *unknown] for names in by_order.values()] or [unknown]
     return [
         f"{' and '.join(map(repr, names))} were trained with the same settings, seed and order "
         "of activations: they are not independent seeds."
-        for names in groups.values()
+        for names in repeated
         if len(names) > 1
     ]

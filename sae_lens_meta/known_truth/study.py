@@ -20,6 +20,7 @@ from sae_lens_meta.known_truth.data import KINDS, KnownTruth
 from sae_lens_meta.known_truth.figures import Premise, premise
 from sae_lens_meta.known_truth.objective import Objective, parse_objective
 from sae_lens_meta.known_truth.training import Cell, Failed, Trained, train
+from sae_lens_meta.saved import check_device
 
 RESULTS = "results.jsonl"
 SOLO = "solo"
@@ -95,7 +96,7 @@ def planned(cfg: StudyConfig) -> Study:
     The study, checked before any work.
 
     Raises:
-        ValueError: if an SAE, a kind of data or a number cannot be used, naming it.
+        ValueError: if an SAE, a kind of data, a number or the device cannot be used, naming it.
     """
     objectives: dict[str, Objective] = {}
     for text in cfg.sae:
@@ -111,6 +112,7 @@ def planned(cfg: StudyConfig) -> Study:
     for name in ("steps", "batch_size", "test_samples", "processes"):
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(cfg, name)}.")
+    check_device(cfg.device)
     cells = list(_cells(cfg))
     for cell in cells:
         _check_memory(cell.d_sae)

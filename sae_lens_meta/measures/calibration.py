@@ -230,6 +230,7 @@ def calibrate(
     k: float | None = None,
     rule: Rule = "rate",
     text: dict[str, Any] | None = None,
+    overridden: dict[str, Any] | None = None,
 ) -> CalibrationReport:
     """
     Gives `sae` one threshold per latent, in place, and records in its metadata how.
@@ -241,6 +242,8 @@ def calibrate(
         k: see `Calibrator`.
         rule: see `Calibrator.thresholds`.
         text: what the batches were read from (`MeasuredOn.text`), to be recorded with them.
+        overridden: what they were read with in the place of what `sae` records
+            (`MeasuredOn.options`), to be recorded too.
 
     Raises:
         ValueError: as `Calibrator`, or if there are no batches.
@@ -251,7 +254,11 @@ def calibrate(
     thresholds = calibrator.thresholds(rule)
     report = calibrator.report(thresholds, rule)
     sae.threshold = torch.nn.Parameter(thresholds.to(sae.device))
-    sae.cfg.metadata.calibration = asdict(report) | {"k": calibrator.k, "text": text}
+    sae.cfg.metadata.calibration = asdict(report) | {
+        "k": calibrator.k,
+        "text": text,
+        "overridden": overridden or {},
+    }
     return report
 
 

@@ -24,6 +24,7 @@ from sae_lens_meta.activations.measured_on import (
 from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.activations.text import TEXT, load_text
 from sae_lens_meta.measures.controls import random_direction_sae
+from sae_lens_meta.measures.evidence import calibrated
 from sae_lens_meta.probing.config import ProbeConfig
 from sae_lens_meta.probing.differences import differences
 from sae_lens_meta.probing.hierarchy import load_hierarchy
@@ -260,11 +261,12 @@ def _warnings(
     if left_out := text.labels.left_out:
         shown = ", ".join(f"{name} ({a}, {b})" for name, (a, b) in left_out.items())
         found.append(f"Left out, on too few tokens of the two parts: {shown}.")
-    rules = {m.saved.calibration.rule if m.saved.calibration else None for m in members}
-    if len(rules) > 1:
+    ways = {calibrated(member.saved) for member in members}
+    if len(ways) > 1:
         found.append(
-            "The SAEs' thresholds were not taken by one rule, which moves L0 and what a single "
-            "latent's firing says. Run `sae-lens-meta calibrate` on all of them."
+            f"The SAEs' thresholds were not taken in one way ({'; '.join(sorted(ways))}), which "
+            "moves L0 and what a single latent's firing says. Run `sae-lens-meta calibrate` on "
+            "all of them, with the same options."
         )
     if not has_control:
         found.append(

@@ -16,7 +16,7 @@ from sae_lens_meta.publishing.doubts import doubts
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import look_ahead, upload
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.saved import Reading, SavedSAE
 from sae_lens_meta.zoo.files import bundle, check_small
 from sae_lens_meta.zoo.releases import (
     LOADER,
@@ -86,8 +86,8 @@ def publish(path: Path, cfg: PublishConfig, console: Console) -> Release:
         The release as it stands, or would stand, in pretrained.yaml.
 
     Raises:
-        ValueError: if the repository's name is malformed, the release is listed as one of
-            another model or hook, the SAE does not record how it was trained, what is to be
+        ValueError: if the repository's name is malformed, the SAE records another model than
+            `base_model`, the release is listed as one of another model or hook, the SAE does not record how it was trained, what is to be
             bundled has no name or is more than 20 MB, or as `make_package`.
         FileNotFoundError: as `make_package`.
         PublishError: as `upload`; of a dry run, as `look_ahead`.
@@ -139,6 +139,8 @@ def prepare(
     comparison = (cfg.comparison or path) / "comparison.json"
     known = {one.name: one for one in load_zoo().releases}.get(cfg.release or "")
     model = cfg.base_model or (known.model if known else None)
+    if cfg.base_model is not None:
+        _check_model(SavedSAE.read(path).reading, cfg.base_model)
     package = make_package(path, comparison, cfg.output, model)
     release = _release(path, cfg, package, known)
     if cfg.release:
@@ -194,6 +196,18 @@ def _release(
     )
 
 
+def _check_model(recorded: Reading, given: str) -> None:
+    """A name on the Hub for a path is the publisher's word; another name than the SAE's is none."""
+    on_the_hub = recorded.model_on_the_hub
+    if on_the_hub is None and recorded.model and not Path(recorded.model).is_absolute():
+        on_the_hub = recorded.model
+    if on_the_hub and on_the_hub.split("/")[-1] != given.split("/")[-1]:
+        raise ValueError(
+            f"--base_model {given}: the SAE records that it was trained on {on_the_hub!r}, and "
+            "its figures are of that model. Leave the option out, or give its name on the Hub."
+        )
+
+
 def _check_same(known: Release, hook: str, model: str, base_model: str | None) -> None:
     """A name that is listed stays the name of what it is listed as."""
     wanted = (base_model or model).split("/")[-1]
@@ -222,7 +236,10 @@ def _training(path: Path, package: Package, dataset: str | None) -> str:
     if (path / RUNNER_CFG_FILENAME).is_file():
         runner: dict[str, Any] = json.loads((path / RUNNER_CFG_FILENAME).read_text())
         tokens = f"{runner.get('training_tokens', 0):,} tokens of "
-    text = dataset or metadata.get("dataset_path") or "a text that is not recorded"
+    recorded = metadata.get("dataset_path")
+    text = dataset or recorded or "a text that is not recorded"
+    if dataset and recorded not in (None, dataset):
+        text += f" (recorded as {recorded})"
     return (
         f"{tokens}{text} through "
         f"{metadata.get('model_name') or 'a model that is not recorded'}, "

@@ -23,6 +23,8 @@ BYTES = 4  # float32
 # seconds of a step over those of its products, at the most, in benchmarks/step.py on CPU,
 # but for Gemma's shape in small batches, which took 3.1 beside other jobs
 SPARSE_STEP, META_STEP = 2.7, 3.1
+# dense products of a step, and of a reconstruction, where activations are sparse and where not
+SPARSE_PRODUCTS, DENSE_PRODUCTS = (1, 1), (6, 2)
 # On a GPU a step is its products on tensor cores, and what it moves through memory: so many times
 # the bytes of what is named. Fitted to benchmarks/step.py on an H200, with one dead latent in a
 # hundred: docs/performance.md.
@@ -358,13 +360,18 @@ def _weights_bytes(recipe: Recipe) -> int:
     return BYTES * 2 * joint.d_in * (joint.d_sae + joint.meta_width)
 
 
-def _products(cfg: MetaTrainingSAEConfig, batch: int) -> tuple[float, float, float]:
-    """Operations of one product: the primary's, those of a step's share of meta steps, a meta one."""
-    primary = 2.0 * batch * cfg.d_in * cfg.d_sae
+def dense_products(
+    cfg: MetaTrainingSAEConfig, batch: int
+) -> tuple[float, float, float]:
+    """Operations in dense products: of a primary step, its share of meta steps, a reconstruction."""
+    is_dense = cfg.use_sparse_activations is False
+    step, reconstruction = DENSE_PRODUCTS if is_dense else SPARSE_PRODUCTS
+    primary = 2.0 * batch * cfg.d_in * cfg.d_sae * step
     if cfg.decomposability_coefficient == 0:
         return primary, 0.0, 0.0
     meta = 2.0 * cfg.d_sae * cfg.d_in * cfg.meta_width
-    return primary, meta * cfg.meta_steps_per_cycle / cfg.primary_steps_per_cycle, meta
+    fits = cfg.meta_steps_per_cycle / cfg.primary_steps_per_cycle
+    return primary, meta * step * fits, meta * reconstruction
 
 
 def _step_seconds(recipe: Recipe, name: str, machine: Machine) -> float:
@@ -372,15 +379,16 @@ def _step_seconds(recipe: Recipe, name: str, machine: Machine) -> float:
     cfg, batch = recipe.saes()[name], recipe.training.train_batch_size_tokens
     if machine.is_gpu:
         return gpu_step_seconds(cfg, batch, machine)
-    primary, meta_steps, reconstruction = _products(cfg, batch)
-    # one product of each pass, the encoder's; the sparse ones are in the factors
+    primary, meta_steps, reconstruction = dense_products(cfg, batch)
+    # what is not a dense product is in the factors
     flops = SPARSE_STEP * primary + META_STEP * (meta_steps + reconstruction)
     return flops / machine.rate
 
 
 def gpu_step_seconds(cfg: MetaTrainingSAEConfig, batch: int, machine: Machine) -> float:
     """A step of one SAE on a GPU, its share of a meta phase included."""
-    product, d_in, d_sae = 2.0 * batch * cfg.d_in * cfg.d_sae, cfg.d_in, cfg.d_sae
+    d_in, d_sae = cfg.d_in, cfg.d_sae
+    product, meta_steps, reconstruction = dense_products(cfg, batch)
     moved = WEIGHTS_MOVED * 2 * d_in * d_sae + ACTS_MOVED * batch * d_sae
     moved += PAIRS_MOVED * batch * cfg.k * d_in
     if cfg.decomposability_coefficient:
@@ -389,7 +397,10 @@ def gpu_step_seconds(cfg: MetaTrainingSAEConfig, batch: int, machine: Machine) -
         # products over all rows, per primary step
         searches = 2 / cfg.primary_steps_per_cycle if is_held else 1 + fits
         pairs, rows = d_sae * cfg.meta_k * d_in, d_sae * d_in
-        product += searches * 2.0 * rows * cfg.meta_width
+        if is_held:
+            product += searches * 2.0 * rows * cfg.meta_width
+        else:
+            product += meta_steps + reconstruction
         moved += searches * ACTS_MOVED * d_sae * cfg.meta_width
         reconstruct = HELD_MOVED if is_held else RECONSTRUCT_MOVED
         moved += (reconstruct[0] + fits * FIT_MOVED[0]) * pairs

@@ -19,6 +19,7 @@ from sae_lens_meta.reproduce.rehearsal import in_place_of, rehearsed
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import STAGES, Figures, stages_of
 from sae_lens_meta.reproduce.state import State, begun, claim_text, claimed
+from sae_lens_meta.saved import check_device
 
 
 @dataclass
@@ -174,7 +175,8 @@ def asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
     The run of a recipe that is asked for.
 
     Raises:
-        ValueError: if options exclude each other, or `--together` is none.
+        ValueError: if options exclude each other, `--together` is none, or this machine lacks a
+            device.
     """
     if cfg.rehearse and cfg.repo:
         raise ValueError("A rehearsal is never published. Leave out --repo.")
@@ -184,6 +186,8 @@ def asked(recipe: Recipe, cfg: ReproduceConfig) -> Run:
         recipe = recipe.model_copy(update={"dataset": cfg.dataset})
     if cfg.together is not None and cfg.together < 1:
         raise ValueError(f"--together takes 1 or more SAEs; got {cfg.together}.")
+    for device in filter(None, (cfg.device, cfg.llm_device)):
+        check_device(device)
     kind = "rehearsals" if cfg.rehearse else "runs"
     return Run(
         recipe,

@@ -14,6 +14,7 @@ from sae_lens_meta.reproduce.planning import planned
 from sae_lens_meta.reproduce.recipe import Recipe, load_recipe
 from sae_lens_meta.reproduce.run import Run
 from sae_lens_meta.reproduce.stages import cache, select_piece
+from sae_lens_meta.saved import check_device
 from sae_lens_meta.sweep.grid import Setting, settings
 from sae_lens_meta.sweep.held_against_solo import (
     Against,
@@ -134,6 +135,7 @@ def _asked(recipe: Recipe, cfg: SweepConfig) -> Recipe:
             )
     if cfg.tokens is not None and cfg.tokens < recipe.training.train_batch_size_tokens:
         raise ValueError(f"--tokens {cfg.tokens} is less than a batch of the recipe.")
+    check_device(cfg.device)
     seeds = [*recipe.seeds]
     while len(seeds) < cfg.seeds:
         seeds.append(max(seeds) + 1)

@@ -51,7 +51,12 @@ ACTIVATIONS = (
     "disable_concat_sequences",
 )
 # those that stand in the runner's config alone
-ACTIVATIONS_OF_RUNNER = ("dtype", "model_kwargs", "use_chat_formatting")
+ACTIVATIONS_OF_RUNNER = (
+    "dtype",
+    "model_kwargs",
+    "use_chat_formatting",
+    "autocast_lm",
+)
 # a checkpoint has a state for each part of its schedule, which another schedule cannot take
 SCHEDULE = ("lr_scheduler_name", "lr_warm_up_steps", "lr_decay_steps")
 # restored with the optimizer, its schedule and the weights, whatever the run asks for
@@ -85,8 +90,9 @@ def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     Raises:
         FileNotFoundError: if the folder or a file that SAELens writes is missing.
         ValueError: if a file is truncated, if the SAE is of another architecture, shape or
-            kind, if it was trained on other activations, or if the training had ended and
-            its normalisation is folded into the weights.
+            kind, if it was trained on other activations or another text, as far as both are
+            recorded, or if the training had ended and its normalisation is folded into the
+            weights.
     """
     if cfg.resume_from_checkpoint is None:
         return
@@ -95,8 +101,8 @@ def check_resume(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     for name in ACTIVATIONS:
         setattr(sae.cfg.metadata, name, getattr(cfg, name))
     check_weights(folder, sae)
-    for name in (ACTIVATION_SCALER_CFG_FILENAME, ACTIVATIONS_STORE_STATE_FILENAME):
-        _require_file(folder, name)
+    _check_states(folder)
+    _check_text(folder, cfg.sae.metadata["text_sha256"])
     if not zipfile.is_zipfile(folder / TRAINER_STATE_FILENAME):
         raise ValueError(
             f"{folder / TRAINER_STATE_FILENAME} cannot be read: it is missing, truncated or "
@@ -140,6 +146,36 @@ def _require_file(folder: Path, name: str) -> None:
             f"{folder} is not a checkpoint that can be resumed: it has no {name}. "
             "Give the folder of one checkpoint, for instance checkpoints/<id>/<n_samples>; "
             "a run killed while it was writing one leaves it incomplete."
+        )
+
+
+def _check_states(folder: Path) -> None:
+    """What SAELens restores of the activations: their scale, and the place in the text."""
+    scaler = folder / ACTIVATION_SCALER_CFG_FILENAME
+    store = folder / ACTIVATIONS_STORE_STATE_FILENAME
+    for path in (scaler, store):
+        _require_file(folder, path.name)
+    try:
+        damaged = scaler
+        json.loads(scaler.read_text())["scaling_factor"]
+        damaged = store
+        with safe_open(store, framework="pt"):
+            pass
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{damaged} cannot be read ({error}): the file is truncated or damaged. "
+            "Resume from an earlier checkpoint."
+        ) from error
+
+
+def _check_text(folder: Path, now: str | None) -> None:
+    metadata = _read(folder / SAE_CFG_FILENAME).get("metadata") or {}
+    was = metadata.get("text_sha256")
+    if None not in (was, now) and was != now:
+        raise ValueError(
+            f"The checkpoint {folder} is of a text with sha256 {was}, this run's has {now}: the "
+            "SAE would record one of them alone, and be measured on documents of the other as if "
+            "it had not seen them. Give the text as it was, or begin anew."
         )
 
 
