@@ -8,9 +8,9 @@ and the probability that a determiner comes next is looked at: after preposition
 where one is about as probable. As controls, the same amounts are taken out along other meta latents
 and along random directions, and the latents are ablated as a whole.
 
-The meta latent was chosen, on other prompts, among the 368 for the size of its effect; that it is of
-determiners was read off the tokens that its direction promotes. The prompts here and the list of
-determiners were written down before their effect was seen, and none was dropped.
+The meta latent was chosen among the 368 by the tokens that its direction promotes, determiners. The
+prompts here and the list of determiners were written down for an earlier release, before their effect
+was seen, and none was dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,8 +33,8 @@ from sae_lens_meta.decomposition.steering import without_part
 from sae_lens_meta.training.penalty import unit_rows
 
 RELEASE = "metasae-smollm2-135m-instruct-l11"
-META_LATENT = 335
-TO = 3858  # of its latents, that of " to" with the largest coefficient
+META_LATENT = 317
+TO = 475  # of its latents, that of " to" with the largest coefficient
 N_CONTROLS = 10
 MIN_ROWS = 10  # of a meta latent that serves as a control
 

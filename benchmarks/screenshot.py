@@ -1,7 +1,7 @@
 """
 Takes the picture of an atlas or a report that the README and the docs show, several states side by side.
 
-    python -m benchmarks.screenshot atlas.html docs/img/atlas.png --state '#/' '#/latent/3858'
+    python -m benchmarks.screenshot atlas.html docs/img/atlas.png --state '#/' '#/latent/475'
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", type=Path)
     parser.add_argument("image", type=Path)
-    parser.add_argument("--state", nargs="+", default=[""], help="'#/latent/3858'")
+    parser.add_argument("--state", nargs="+", default=[""], help="'#/latent/475'")
     parser.add_argument("--width", type=int, default=1180, help="of a state")
     parser.add_argument("--height", type=int, default=820)
     args = parser.parse_args()

@@ -233,7 +233,6 @@ def test_the_cards_command_measures_what_the_card_says(
 
 
 def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """CE and KL of the card are of another set of tokens, as it says: it was made before."""
     for part in ("reconstruction", "phi"):
         # rounding differs with the number of threads, and with it who is selected
         for name, value in wanted[part].items():
