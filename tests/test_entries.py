@@ -164,8 +164,8 @@ def test_a_fingerprint_is_of_weights_configs_settings_and_text(tmp_path: Path) -
 
 
 def test_no_setting_that_defines_activations_can_be_forgotten() -> None:
-    # of a model three fields are names
-    names = {"model_on_the_hub", "model_file"}
+    # of a model three fields are names, of a hook two
+    names = {"model_on_the_hub", "model_file", "hook_in_transformers"}
     assert {f.name for f in fields(Reading)} - names == _MUST_AGREE.keys() - {"d_in"}
 
 

@@ -49,14 +49,14 @@ def run(args: list[str]) -> None:
 
 
 def _train(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
-    text = _text(cfg)
-    check_resume(cfg)
     if cfg.checkpoint_path:
         check_writable(Path(cfg.checkpoint_path))
+    text = _text(cfg)
+    cfg.sae.metadata.autocast_lm = cfg.autocast_lm
+    check_resume(cfg)
     if isinstance(cfg.sae, SchedulesConfig):
         cfg.sae.check_annealing(cfg.training_tokens // cfg.train_batch_size_tokens)
     warn_of_slow_meta_sae(cfg)
-    cfg.sae.metadata.autocast_lm = cfg.autocast_lm
     runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
     check_hook(runner.model, cfg)
     runner.run()

@@ -240,9 +240,11 @@ def _training(path: Path, package: Package, dataset: str | None) -> str:
     text = dataset or recorded or "a text that is not recorded"
     if dataset and recorded not in (None, dataset):
         text += f" (recorded as {recorded})"
+    model = metadata.get("model_name") or "a model that is not recorded"
+    if file := metadata.get("model_file"):
+        model += f" ({file})"
     return (
-        f"{tokens}{text} through "
-        f"{metadata.get('model_name') or 'a model that is not recorded'}, "
+        f"{tokens}{text} through {model}, "
         f"context {metadata.get('context_size')}, "
         f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
         f"sigma^2 {settings['decomposability_bandwidth']:g}, meta SAE "

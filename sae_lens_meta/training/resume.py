@@ -155,8 +155,8 @@ def _check_states(folder: Path) -> None:
     store = folder / ACTIVATIONS_STORE_STATE_FILENAME
     for path in (scaler, store):
         _require_file(folder, path.name)
+    damaged = scaler
     try:
-        damaged = scaler
         json.loads(scaler.read_text())["scaling_factor"]
         damaged = store
         with safe_open(store, framework="pt"):
