@@ -240,7 +240,9 @@ def test_every_command_opens_its_destination_before_its_work(
     assert "\n" not in printed
 
 
-@pytest.mark.parametrize("command", ["demo", "compare", "autointerp", "reproduce"])
+@pytest.mark.parametrize(
+    "command", ["demo", "compare", "autointerp", "reproduce", "train"]
+)
 def test_of_two_runs_at_once_the_second_is_refused_at_its_start(
     stopped: Any, tmp_path: Path, command: str
 ) -> None:
