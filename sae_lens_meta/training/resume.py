@@ -3,6 +3,7 @@
 import json
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,21 +152,19 @@ def _require_file(folder: Path, name: str) -> None:
 
 def _check_states(folder: Path) -> None:
     """What SAELens restores of the activations: their scale, and the place in the text."""
-    scaler = folder / ACTIVATION_SCALER_CFG_FILENAME
-    store = folder / ACTIVATIONS_STORE_STATE_FILENAME
-    for path in (scaler, store):
-        _require_file(folder, path.name)
-    damaged = scaler
-    try:
-        json.loads(scaler.read_text())["scaling_factor"]
-        damaged = store
-        with safe_open(store, framework="pt"):
-            pass
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{damaged} cannot be read ({error}): the file is truncated or damaged. "
-            "Resume from an earlier checkpoint."
-        ) from error
+    readers: dict[str, Callable[[Path], Any]] = {
+        ACTIVATION_SCALER_CFG_FILENAME: lambda path: json.loads(path.read_text()),
+        ACTIVATIONS_STORE_STATE_FILENAME: lambda path: safe_open(path, framework="pt"),
+    }
+    for name, read in readers.items():
+        _require_file(folder, name)
+        try:
+            read(folder / name)
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{folder / name} cannot be read ({error}): the file is truncated or damaged. "
+                "Resume from an earlier checkpoint."
+            ) from error
 
 
 def _check_text(folder: Path, now: str | None) -> None:
