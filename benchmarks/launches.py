@@ -3,9 +3,9 @@ How much of a step a GPU works, and how often the host has to tell it to.
 
     python -m benchmarks.launches gpt2-large gemma-4096
 
-For each shape and kind: milliseconds of a step without and with a meta phase before it, kernels
-launched, and milliseconds that kernels run. Where these fall short of the step, the GPU
-waits for the host.
+For each shape and kind: milliseconds of a step without and with a meta phase before it, how often
+the host hands work over, kernels that run, and milliseconds that they run. Where these fall short
+of the step, the GPU waits for the host.
 """
 
 import argparse
@@ -21,34 +21,42 @@ from benchmarks.shapes import SHAPES, Shape, trainers_that_share_weights
 from benchmarks.step import step_seconds
 
 REPEATS = 7
+# of CUDA's calls, those that hand work over: one of a graph is that of all its kernels
+HANDED_OVER = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch", "cudaMemcpy", "cudaMemset")
 
 
-def kernels(trainer: SAETrainer[Any, Any], due: bool) -> tuple[int, float]:
-    """How many a step launches, and the milliseconds that they run."""
+def work(trainer: SAETrainer[Any, Any], due: bool) -> tuple[int, int, float]:
+    """How often a step hands work over, its kernels, and the milliseconds that they run."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
         step_seconds(trainer, due)
-    events = [
+    events = found.events() or []
+    n_handed_over = sum(e.name.startswith(HANDED_OVER) for e in events)
+    kernels = [
         e
-        for e in found.events() or []
+        for e in events
         # an annotation, such as the optimizer's, spans kernels that stand by themselves
         if e.device_type == DeviceType.CUDA and not e.is_user_annotation
     ]
-    return len(events), sum(e.time_range.elapsed_us() for e in events) / 1e3
+    busy = sum(e.time_range.elapsed_us() for e in kernels) / 1e3
+    return n_handed_over, len(kernels), busy
 
 
 def count_shape(name: str, shape: Shape, device: str) -> None:
-    print("| shape | kind | with a meta phase | ms | kernels | of which run, ms |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| shape | kind | with a meta phase | ms | handed over | kernels | of which run, ms |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for kind, trainer in trainers_that_share_weights(shape, device).items():
         if kind == "stock":
             continue
         for due in (False,) if kind == "solo" else (False, True):
-            step_seconds(trainer, due)  # warms up
+            for _ in range(3):  # warms up, and records graphs
+                step_seconds(trainer, due)
             taken = [step_seconds(trainer, due) for _ in range(REPEATS)]
-            n_kernels, busy = kernels(trainer, due)
+            n_handed_over, n_kernels, busy = work(trainer, due)
             print(
                 f"| {name} | {kind} | {'yes' * due} | {1e3 * statistics.median(taken):.2f} | "
-                f"{n_kernels} | {busy:.2f} |"
+                f"{n_handed_over} | {n_kernels} | {busy:.2f} |"
             )
 
 

@@ -4,8 +4,8 @@ What rehearsals took, and what their recipes would take on one GPU of 80 GB.
     python -m benchmarks.rehearsals [rehearsals/metasae-gpt2l-l20 ...]
 
 The first is read from the run.json of rehearsals. The second is an estimate, by the formulas that
-`reproduce` prints its needs with, at 70 % of what data sheets say: an SAE's product in TF32, a
-language model's in float32 without tensor cores or in the bfloat16 that it is kept in.
+`reproduce` prints its needs with, at 70 % of what data sheets say: an SAE's product in half
+precision, a language model's in float32 without tensor cores or in the bfloat16 that it is kept in.
 """
 
 import argparse
@@ -27,14 +27,13 @@ class Card(NamedTuple):
     """Of the data sheets: operations per second, and bytes per second of its memory."""
 
     float32: float
-    tf32: float
-    bfloat16: float
+    half: float
     memory: float
 
 
 GPUS = {
-    "A100 80 GB": Card(19.5e12, 156e12, 312e12, 2.0e12),
-    "H100 80 GB": Card(67e12, 495e12, 989e12, 3.35e12),
+    "A100 80 GB": Card(19.5e12, 312e12, 2.0e12),
+    "H100 80 GB": Card(67e12, 989e12, 3.35e12),
 }
 FREE_GB = 79.0
 TIMES = ("seconds_per_step", "mean_seconds_per_step", "reading_seconds_per_step")
@@ -62,11 +61,11 @@ def on_gpu(recipe: Recipe, card: Card) -> Iterator[str]:
     dtype = recipe.runner.get("model_from_pretrained_kwargs", {}).get("dtype")
     is_half = dtype == "bfloat16"
     layers = int(recipe.hook.split(".")[1])
-    lm_rate = card.bfloat16 if is_half else card.float32
+    lm_rate = card.half if is_half else card.float32
     machine = Machine(
         device="cuda",
         free_gb=FREE_GB,
-        rate=REACHED * card.tf32,
+        rate=REACHED * card.half,
         bandwidth=REACHED * card.memory,
         reading=2 * lm.n_params * layers / lm.n_layers / (REACHED * lm_rate),
         lm_weights=lm.n_params + embedded,

@@ -20,7 +20,7 @@ from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.training import backend
 from sae_lens_meta.training.backend import Encoder, cuda
 from sae_lens_meta.training.backend.cpu import CPU
-from sae_lens_meta.training.backend.cuda import CUDA, screening_error
+from sae_lens_meta.training.backend.cuda import CUDA, width_of
 from tests.helpers import (
     BATCH,
     D_IN,
@@ -144,8 +144,8 @@ def test_a_step_multiplies_dense_matrices_as_designed(
     """Meta searches of a plain step, and of one after a phase of two meta steps."""
     sae = joint(meta_selection=mode)
     trainer = trainer_for(sae, sparse_batches(), 100)
-    primary = 2 * BATCH * D_IN * SHAPE["d_sae"]
-    meta = 2 * SHAPE["d_sae"] * D_IN * SHAPE["meta_d_sae"]
+    primary = 2 * BATCH * width_of(D_IN) * SHAPE["d_sae"]
+    meta = 2 * SHAPE["d_sae"] * width_of(D_IN) * SHAPE["meta_d_sae"]
     vectors = 2 * 2 * SHAPE["d_sae"] * D_IN  # overlaps of rows, and the mean row
     found = []
     for _, batch in zip(range(4), sparse_batches(), strict=False):
@@ -197,23 +197,6 @@ def test_a_whole_training_is_the_same_on_either(
         assert torch.allclose(states[1][name], tensor, rtol=1e-7), name
 
 
-def truncated(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """`x` with `bits` of the mantissa, the others cut off."""
-    return (x.view(torch.int32) & -(1 << (23 - bits))).view(torch.float32)
-
-
-def screened(
-    x: torch.Tensor, encoder: Encoder, n_keep: int, bits: int, spare: float = 2
-) -> Any:
-    def product(part: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-        rows = truncated(encoder.rows, bits)
-        return torch.addmm(encoder.biases, truncated(part, bits), rows.t())
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda, "_product", product)
-        return CUDA.largest(x, encoder, n_keep, torch.arange(0), spare=spare)[0]
-
-
 def random_encoder(d_in: int, d_sae: int) -> Encoder:
     generator = torch.Generator().manual_seed(1)
     return Encoder(
@@ -225,6 +208,10 @@ def random_encoder(d_in: int, d_sae: int) -> Encoder:
 
 def random_inputs(n: int, d_in: int) -> torch.Tensor:
     return torch.randn(n, d_in, generator=torch.Generator().manual_seed(2))
+
+
+def largest(x: torch.Tensor, encoder: Encoder, n_keep: int, spare: float = 2) -> Any:
+    return CUDA.largest(x, encoder, n_keep, torch.arange(0), spare=spare)[0]
 
 
 def exact_acts(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
@@ -241,14 +228,14 @@ def test_what_tensor_cores_round_is_selected_as_in_float32(
     n_keep = 1024 * 8
     exact = exact_acts(x, encoder)
     expected = exact.topk(n_keep).indices.sort().values
-    found = screened(x, encoder, n_keep, bits=10)
+    found = largest(x, encoder, n_keep)
     assert not found.in_doubt
     assert torch.equal(found.flat.sort().values, expected)
     torch.testing.assert_close(
         found.acts.double(), exact[found.flat], rtol=1e-5, atol=1e-5
     )
     # the product by itself would have kept others
-    rounded = truncated(x, 10).double() @ truncated(encoder.rows, 10).double().t()
+    rounded = x.half().double() @ encoder.rows.half().double().t()
     rounded = (rounded + encoder.biases.double()).flatten().topk(n_keep).indices
     assert not torch.equal(rounded.sort().values, expected)
 
@@ -259,8 +246,8 @@ def test_a_selection_that_rounding_may_have_changed_is_in_doubt() -> None:
     encoder.W_enc[:] = encoder.W_enc[:, :1]
     encoder.b_enc[:], encoder.norms[:] = 0.0, 1.0
     encoder.W_enc[:] = encoder.W_enc.abs()
-    assert screened(x, encoder, 64, bits=10).in_doubt
-    assert screened(x, encoder, 64, bits=10, spare=64).in_doubt is None  # all of them
+    assert largest(x, encoder, 64).in_doubt
+    assert largest(x, encoder, 64, spare=64).in_doubt is None  # all of them
 
 
 def test_where_a_selection_was_in_doubt_more_is_looked_at(
@@ -275,18 +262,53 @@ def test_where_a_selection_was_in_doubt_more_is_looked_at(
     assert (sae.spare, sae.meta_sae.spare, sae.meta_sae.n_in_doubt) == (2, 4, 0)
 
 
-def test_the_bound_holds_for_every_pair() -> None:
-    x, encoder = random_inputs(512, 300), random_encoder(300, 700)
-    exact = x.double() @ encoder.rows.double().t()
-    rounded = truncated(x, 10) @ truncated(encoder.rows, 10).t()
-    sizes = x.norm(dim=1)[:, None] * encoder.rows.norm(dim=1)
-    error = ((rounded - exact).abs() / sizes).max()
-    assert error < screening_error(300)
-    aligned = torch.rand(512, 300) + 1  # all terms of one sign: the worst case
-    exact = aligned.double().pow(2).sum(1)
-    rounded = truncated(aligned, 10).pow(2).sum(1)
-    error = ((rounded - exact).abs() / aligned.pow(2).sum(1)).max()
-    assert screening_error(300) / 8 < error < screening_error(300)
+SCALES = [(1.0, 1.0, 0.1), (1e4, 1e-3, 1.0), (1e-4, 1e-4, 3.0), (1.0, 1e-3, 0.0)]
+
+
+def slack(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+    """By how much each bound is above its activation, relative to `|x_i| |w_j| + |b_j|` or the scale."""
+    factors = cuda.bounded(x, encoder)
+    assert factors.left.dtype == factors.right.dtype == torch.float16
+    bounds = cuda._product(factors.left, factors.right).double() * factors.scale
+    exact = x.double() @ encoder.rows.double().t() + encoder.biases.double()
+    sizes = x.double().norm(dim=1)[:, None] * encoder.rows.double().norm(dim=1)
+    sizes += encoder.biases.double().abs()
+    return (bounds - exact) / (sizes + 1e-3 * factors.scale.double())
+
+
+@pytest.mark.parametrize(("of_x", "of_rows", "of_biases"), SCALES)
+def test_the_bound_holds_for_every_pair_and_is_close(
+    of_x: float, of_rows: float, of_biases: float
+) -> None:
+    encoder = random_encoder(300, 700)
+    encoder.W_enc *= of_rows
+    encoder.b_enc *= of_biases
+    aligned = (
+        torch.rand(512, 300) + 1
+    )  # all terms of one sign: sums that round the most
+    for x in (random_inputs(512, 300), aligned):
+        above = slack(of_x * x, encoder)
+        assert above.min() >= 0 and above.max() < 4e-3
+    encoder.W_enc.abs_()
+    above = slack(of_x * aligned, encoder)
+    assert above.min() >= 0 and above.max() < 4e-3
+
+
+def test_inputs_and_encoders_of_zero_are_searched_too() -> None:
+    encoder = random_encoder(16, 64)
+    exact = encoder.biases.repeat(8)
+    for found in (
+        largest(torch.zeros(8, 16), encoder, 40),
+        largest(
+            torch.ones(8, 16),
+            Encoder(torch.zeros(16, 64), encoder.b_enc, encoder.norms),
+            40,
+        ),
+    ):
+        assert not found.in_doubt
+        assert torch.equal(
+            found.acts.sort().values, exact.topk(40).values.sort().values
+        )
 
 
 def test_the_pass_is_chosen_where_the_weights_are(
@@ -375,6 +397,27 @@ def test_on_a_gpu_a_step_is_the_processors_in_float64(mode: str) -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("mode", MODES)
+def test_on_a_gpu_a_training_by_graphs_is_the_processors(mode: str) -> None:
+    """40 steps of Adam in float64, with meta phases and dead latents of both SAEs."""
+    states, n_graphs = [], []
+    for device in ("cpu", "cuda"):
+        sae = joint(dtype="float64", meta_selection=mode, device=device)
+        sae.b_enc.data[:6] = -2.0
+        assert sae.meta_sae is not None
+        sae.meta_sae.b_enc.data[:9] = -2.0
+        trainer = trainer_for(sae, iter(()), 40, device=device)
+        for _, batch in zip(range(40), sparse_batches(), strict=False):
+            trainer.step(batch.double().to(device))
+        assert bool(sae.meta_sae.dead_latents.any())
+        n_graphs.append(sae.meta_sae.graphs.number)
+        states.append(sae.state_dict())
+    assert n_graphs[0] == 0 and n_graphs[1] >= 3
+    for name, tensor in states[0].items():
+        assert torch.allclose(states[1][name].cpu(), tensor, rtol=1e-7), name
+
+
+@needs_gpu
 def test_on_a_gpu_no_other_wait_hides_in_torch() -> None:
     """CUDA's own count, of our part of a step: SAELens's trainer has waits of its own."""
     for mode in MODES:
@@ -395,16 +438,16 @@ def test_on_a_gpu_no_other_wait_hides_in_torch() -> None:
 
 
 @needs_gpu
-def test_on_a_gpu_tf32_errs_by_less_than_the_bound() -> None:
+def test_on_a_gpu_half_precision_errs_by_less_than_the_bound() -> None:
     for d_in in (64, 1280, 3584):
+        random = random_encoder(d_in, 512)
+        encoder = Encoder(
+            *(t.cuda() for t in (random.W_enc, random.b_enc, random.norms))
+        )
         aligned = torch.rand(512, d_in, device="cuda") + 1
         for x in (torch.randn_like(aligned), aligned):
-            rows = x.flip(0)
-            with cuda.tensor_cores():
-                rounded = x @ rows.t()
-            sizes = x.norm(dim=1)[:, None] * rows.norm(dim=1)
-            error = ((rounded - x.double() @ rows.double().t()).abs() / sizes).max()
-            assert 1e-6 < error < screening_error(d_in)
+            above = slack(x, encoder)
+            assert above.min() >= 0 and above.max() < 6e-3
 
 
 @needs_gpu

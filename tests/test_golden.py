@@ -1,6 +1,7 @@
 """The objective against vectors recorded from the author's own code."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,12 @@ def run_trajectory(golden: Golden, sae: MetaTrainingSAE) -> dict[str, torch.Tens
     }
 
 
+def projected(W_dec: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient across the rows of `W_dec`, which are brought to norm 1."""
+    W_dec.data /= W_dec.data.norm(dim=-1, keepdim=True)
+    return without_row_component(gradient, W_dec)
+
+
 def follow_the_authors_conventions(sae: MetaTrainingSAE) -> None:
     """No encoder bias; decoder rows and their gradients projected before each Adam step."""
     assert sae.meta_sae is not None
@@ -159,12 +166,21 @@ def follow_the_authors_conventions(sae: MetaTrainingSAE) -> None:
         part.cfg.rescale_acts_by_decoder_norm = False
         part.b_enc.requires_grad_(False)
 
-        def project(W_dec: torch.Tensor) -> None:
-            W_dec.data /= W_dec.data.norm(dim=-1, keepdim=True)
-            assert W_dec.grad is not None
-            W_dec.grad = without_row_component(W_dec.grad, W_dec)
+    def project(W_dec: torch.Tensor) -> None:
+        assert W_dec.grad is not None
+        W_dec.grad = projected(W_dec, W_dec.grad)
 
-        part.W_dec.register_post_accumulate_grad_hook(project)
+    sae.W_dec.register_post_accumulate_grad_hook(project)
+    meta_sae, take_adam_step = sae.meta_sae, sae.meta_sae.take_adam_step
+
+    def take_projected_step(gradients: Iterable[torch.Tensor]) -> None:
+        trained = zip(meta_sae.trained(), gradients, strict=True)
+        take_adam_step(
+            projected(p, gradient) if name == "W_dec" else gradient
+            for (name, p), gradient in trained
+        )
+
+    meta_sae.take_adam_step = take_projected_step
 
 
 @SPARSE_AND_DENSE

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from sae_lens_meta.activations.cache import SHARD_TOKENS, SHARDS_MIXED
 from sae_lens_meta.reproduce.recipe import Recipe
-from sae_lens_meta.training.backend.cuda import CHUNK, tensor_cores
+from sae_lens_meta.training.backend.cuda import CHUNK
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 GB = 1e9
@@ -310,10 +310,12 @@ def peak_memory_gb() -> float:
 def measured_rate(recipe: Recipe, device: str) -> float:
     """Floating-point operations per second of the encoder's product, at most 8,192 latents wide."""
     batch, d_in = recipe.training.train_batch_size_tokens, recipe.joint.d_in
-    x = torch.randn(batch, d_in, device=device)
-    W_enc = torch.randn(d_in, min(8192, recipe.joint.d_sae), device=device)
-    with tensor_cores():
-        seconds = _least_seconds(lambda: x @ W_enc)
+    is_gpu = torch.device(device).type == "cuda"
+    dtype = torch.float16 if is_gpu else torch.float32  # that a search multiplies in
+    x = torch.randn(batch, d_in, device=device, dtype=dtype)
+    d_sae = min(8192, recipe.joint.d_sae)
+    W_enc = torch.randn(d_in, d_sae, device=device, dtype=dtype)
+    seconds = _least_seconds(lambda: x @ W_enc)
     return 2 * batch * W_enc.numel() / seconds
 
 

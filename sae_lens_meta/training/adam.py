@@ -1,5 +1,6 @@
 """An Adam whose state is buffers, so that it moves, saves and loads with the weights."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,10 +25,14 @@ class BufferedAdam(HostCounts):
                 self.register_buffer(f"{moment}_{name}", torch.zeros_like(parameter))
         self.register_buffer("adam_step", torch.tensor(0))
 
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Names of the parameters that require a gradient, and these."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
     @torch.no_grad()
-    def take_adam_step(self) -> None:
+    def take_adam_step(self, gradients: Iterable[torch.Tensor]) -> None:
         """
-        A step of Adam (arXiv:1412.6980, algorithm 1), on the gradients, which are cleared.
+        A step of Adam (arXiv:1412.6980, algorithm 1), on the gradients of the parameters `trained`.
 
         The operations and their order are those of `torch.optim.Adam`.
         """
@@ -36,13 +41,10 @@ class BufferedAdam(HostCounts):
         beta1, beta2 = cfg.adam_beta1, cfg.adam_beta2
         rate = cfg.lr / (1 - beta1**step)
         scale = (1 - beta2**step) ** 0.5
-        for name, parameter in self.named_parameters():
-            if parameter.grad is None:
-                continue
+        for (name, parameter), gradient in zip(self.trained(), gradients, strict=True):
             mean = self.get_buffer(f"exp_avg_{name}")
             square = self.get_buffer(f"exp_avg_sq_{name}")
-            mean.lerp_(parameter.grad, 1 - beta1)
-            square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             deviation = (square.sqrt() / scale).add_(EPS)
             parameter.addcdiv_(mean, deviation, value=-rate)
-            parameter.grad = None

@@ -5,7 +5,6 @@ from typing_extensions import override
 
 from sae_lens_meta.training.backend import Sums, backend_of, products_at, starts_of
 from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
-from sae_lens_meta.training.normalized_batchtopk import Nearby
 from sae_lens_meta.training.normalized_rows import LAYER_NORM_EPS
 
 
@@ -19,6 +18,7 @@ class HeldMetaSAE(MetaSAE):
 
     held: torch.Tensor
     share_missed: torch.Tensor | None = None
+    looks_near = True
     of_training = (*MetaSAE.of_training, "held")
 
     def __init__(self, cfg: MetaSAEConfig, n_rows: int):
@@ -30,11 +30,6 @@ class HeldMetaSAE(MetaSAE):
         super().__init__(cfg)
         held = torch.full((int(cfg.k * n_rows),), -1, device=self.W_dec.device)
         self.register_buffer("held", held)
-
-    @override
-    def fit(self, W_dec: torch.Tensor, n_steps: int) -> None:
-        self.nearby = Nearby()
-        super().fit(W_dec, n_steps)
 
     @torch.no_grad()
     def hold(self, W_dec: torch.Tensor) -> None:
@@ -49,10 +44,10 @@ class HeldMetaSAE(MetaSAE):
             flat = codes.samples * self.cfg.d_sae + codes.latents
             n_none = len(self.held) - len(flat)  # where fewer are positive
             self.held = torch.cat([flat.new_full((n_none,), -1), flat])
-            if self.nearby is not None and self.nearby.flat is not None:
-                near = self.nearby.flat
-                places = torch.searchsorted(near, flat).clamp(max=len(near) - 1)
-                self.share_missed = 1 - (near[places] == flat).double().mean()
+            if self.near is not None:
+                places = torch.searchsorted(self.near, flat)
+                looked_at = self.near[places.clamp(max=len(self.near) - 1)]
+                self.share_missed = 1 - (looked_at == flat).double().mean()
 
     @override
     @torch.no_grad()
@@ -64,22 +59,25 @@ class HeldMetaSAE(MetaSAE):
         deviation, `(u_i - m_i) / s_i . e_j = (W_i . e_j / ||W_i|| - m_i sum(e_j)) / s_i`.
         """
         with torch.autocast(W_dec.device.type, enabled=False):
-            backend, encoder = backend_of(W_dec), self.encoder()
-            norms = W_dec.norm(dim=1)
-            mean, std = self._moments(W_dec.sum(dim=1) / norms)
-            places = self.held.clamp(min=0)
-            rows, latents = places // self.cfg.d_sae, places % self.cfg.d_sae
-            products = products_at(places, W_dec, encoder.rows) / norms[rows]
-            products -= mean[rows] * encoder.rows.sum(dim=1)[latents]
-            products /= std[rows] + LAYER_NORM_EPS * self._is_layer_norm
-            shifts = encoder.biases - encoder.rows @ self._input_bias()
-            acts = (products + shifts[latents]).relu() * (self.held >= 0)
-            weights = acts / encoder.norms[latents] * std[rows]
-            sums = Sums(weights, latents, starts_of(rows, len(W_dec)))
-            recons = backend.weighted_sums(sums, self.W_dec)
-            # what comes back with the normalisation: s_i b_dec + m_i
-            constant = torch.stack([self.b_dec, torch.ones_like(self.b_dec)])
-            return recons.addmm_(torch.stack([std, mean], dim=1), constant)
+            return self.graphs.call(self, self._by_held, W_dec, self.held)[0]
+
+    def _by_held(self, W_dec: torch.Tensor, held: torch.Tensor) -> tuple[torch.Tensor]:
+        backend, encoder = backend_of(W_dec), self.encoder()
+        norms = W_dec.norm(dim=1)
+        mean, std = self._moments(W_dec.sum(dim=1) / norms)
+        places = held.clamp(min=0)
+        rows, latents = places // self.cfg.d_sae, places % self.cfg.d_sae
+        products = products_at(places, W_dec, encoder.rows) / norms[rows]
+        products -= mean[rows] * encoder.rows.sum(dim=1)[latents]
+        products /= std[rows] + LAYER_NORM_EPS * self._is_layer_norm
+        shifts = encoder.biases - encoder.rows @ self._input_bias()
+        acts = (products + shifts[latents]).relu() * (held >= 0)
+        weights = acts / encoder.norms[latents] * std[rows]
+        sums = Sums(weights, latents, starts_of(rows, len(W_dec)))
+        recons = backend.weighted_sums(sums, self.W_dec)
+        # what comes back with the normalisation: s_i b_dec + m_i
+        constant = torch.stack([self.b_dec, torch.ones_like(self.b_dec)])
+        return (recons.addmm_(torch.stack([std, mean], dim=1), constant),)
 
     def _moments(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation that layer_norm takes off unit rows with these sums, `[n]` each."""

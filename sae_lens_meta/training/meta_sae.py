@@ -1,5 +1,6 @@
 """The meta SAE: a dictionary of the directions that the primary's decoder rows share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from sae_lens import BatchTopKTrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_meta.training.adam import MOMENTS, BufferedAdam
+from sae_lens_meta.training.backend import Graphs
 from sae_lens_meta.training.normalized_batchtopk import (
     Nearby,
     NormalizedBatchTopKTrainingSAE,
@@ -16,7 +18,7 @@ from sae_lens_meta.training.normalized_rows import NormalizedRows
 from sae_lens_meta.training.of_training import LeavesOut
 from sae_lens_meta.training.penalty import unit_rows
 from sae_lens_meta.training.silence import DEAD_AFTER_STEPS, by_silence, dead_among
-from sae_lens_meta.training.sparse_product import ActiveCodes, fired_latents
+from sae_lens_meta.training.sparse_product import fired_latents
 
 
 @dataclass
@@ -53,7 +55,10 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
 
     cfg: MetaSAEConfig  # type: ignore[assignment]
     steps_since_fired: torch.Tensor
-    nearby: Nearby | None = None
+    near: torch.Tensor | None = (
+        None  # where this meta phase looks, once it has selected
+    )
+    looks_near = False
     of_training = (*MOMENTS, "adam_step", "steps_since_fired")
 
     def __init__(self, cfg: MetaSAEConfig):
@@ -61,6 +66,7 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
         self.add_adam_state()
         silent = torch.zeros(cfg.d_sae, dtype=torch.long, device=self.W_dec.device)
         self.register_buffer("steps_since_fired", silent)
+        self.graphs = Graphs(("steps_since_fired", "topk_threshold", "n_in_doubt"))
 
     def fit(self, W_dec: torch.Tensor, n_steps: int) -> None:
         """
@@ -70,29 +76,51 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
         is small and the distances it is judged by are not.
         """
         W_dec = W_dec.detach().to(self.dtype)
+        self.near = None
         with torch.enable_grad(), torch.autocast(W_dec.device.type, enabled=False):
             target = self._normalized(W_dec, torch.zeros_like(self.b_dec)).copy()
-            x = torch.empty_like(target)
-            latents, counts = by_silence(self.steps_since_fired, n_steps)
-            for n_might in counts:
-                result = self._pass(W_dec, target, x, latents[:n_might])
-                (result.mse_loss + result.aux_loss).backward()
-                self.take_adam_step()
-                fired = fired_latents(result.feature_acts)
-                self.steps_since_fired = (self.steps_since_fired + 1) * ~fired
+            latents, sizes = by_silence(self.steps_since_fired, n_steps)
+            for n_might in sizes:
+                might_be_dead = latents[:n_might]
+                self.take_adam_step(self._gradients(W_dec, target, might_be_dead))
 
-    def _pass(
-        self,
-        W_dec: torch.Tensor,
-        target: torch.Tensor,
-        x: torch.Tensor,
-        might_be_dead: torch.Tensor,
-    ) -> Reconstruction:
+    def _gradients(
+        self, W_dec: torch.Tensor, target: torch.Tensor, might_be_dead: torch.Tensor
+    ) -> Sequence[torch.Tensor]:
+        """Of the parameters that are trained, in one step; and counts who fired in it."""
         if not self.passes_sparse():
-            return self.dense_pass(unit_rows(W_dec), target, self.dead_latents)
-        torch.sub(target, self._input_bias(), out=x)
+            result = self.dense_pass(unit_rows(W_dec), target, self.dead_latents)
+            return self._gradients_of(result)
+        inputs = [target, might_be_dead, *([] if self.near is None else [self.near])]
+        found = self.graphs.call(
+            self, self._sparse_gradients, *inputs, settings=self.spare
+        )
+        if self.looks_near:
+            *found, self.near = found
+        return found
+
+    def _sparse_gradients(
+        self,
+        target: torch.Tensor,
+        might_be_dead: torch.Tensor,
+        near: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """The gradients; and, if the steps look near those of the first, where that is."""
+        x = target - self._input_bias()
         dead = dead_among(might_be_dead, self.steps_since_fired)
-        return self.sparse_pass(x, target, dead, self.nearby)
+        nearby = Nearby(near) if self.looks_near else None
+        result = self.sparse_pass(x, target, dead, nearby)
+        found = self._gradients_of(result)
+        if nearby is None:
+            return found
+        assert nearby.flat is not None
+        return *found, nearby.flat
+
+    def _gradients_of(self, result: Reconstruction) -> tuple[torch.Tensor, ...]:
+        fired = fired_latents(result.feature_acts)
+        self.steps_since_fired = (self.steps_since_fired + 1) * ~fired
+        loss = result.mse_loss + result.aux_loss
+        return torch.autograd.grad(loss, [p for _, p in self.trained()])
 
     @torch.no_grad()
     def reconstruct(self, W_dec: torch.Tensor) -> torch.Tensor:
@@ -100,16 +128,19 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
         with torch.autocast(W_dec.device.type, enabled=False):
             if not self.passes_sparse():
                 return self(unit_rows(W_dec))
-            rows = self._normalized(W_dec, self._input_bias())
-            codes, _ = self.encode_active(rows)
-            return self._decoded(codes, rows)
+            return self.graphs.call(
+                self, self._reconstruct, W_dec, settings=self.spare
+            )[0]
+
+    def _reconstruct(self, W_dec: torch.Tensor) -> tuple[torch.Tensor]:
+        rows = self._normalized(W_dec, self._input_bias())
+        codes, _ = self.encode_active(rows)
+        recons = codes.decode(self.W_dec).add_(self.b_dec)
+        return (rows.restore(recons),)
 
     @property
     def _is_layer_norm(self) -> bool:
         return self.cfg.normalize_activations == "layer_norm"
-
-    def _decoded(self, codes: ActiveCodes, rows: NormalizedRows) -> torch.Tensor:
-        return rows.restore(codes.decode(self.W_dec).add_(self.b_dec))
 
     def _normalized(self, W_dec: torch.Tensor, shift: torch.Tensor) -> NormalizedRows:
         return NormalizedRows(W_dec, self._is_layer_norm, shift)

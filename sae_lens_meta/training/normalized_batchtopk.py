@@ -42,11 +42,11 @@ class DeadLatents:
 @dataclass
 class Nearby:
     """
-    Where the next selections over the same inputs are looked for, once one was made.
+    Where selections over the same inputs are looked for, once one was made.
 
     Attributes:
         flat: ascending indices, into the flattened codes, of what was selected first and of
-            half as many next largest; None before.
+            half as many next largest; None before, and then set by that selection.
     """
 
     flat: torch.Tensor | None = None

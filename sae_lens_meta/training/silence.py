@@ -17,12 +17,18 @@ def by_silence(
     Latents by how long they have been silent, and how many of the first can be dead by then.
 
     A latent that is dead before a step was silent for so many steps fewer before the
-    first: one look at the device tells the sizes for all of `n_steps`.
+    first: one look at the device tells the sizes for all of `n_steps`. On a GPU these
+    are powers of two, or all, so that few graphs are recorded: some of them are not dead.
     """
     silent, order = steps_since_fired.sort(descending=True, stable=True)
     ahead = torch.arange(n_steps, device=silent.device)[:, None]
     counts = (silent + ahead >= DEAD_AFTER_STEPS).sum(dim=1)
-    return order, counts.tolist()
+    sizes: list[int] = counts.tolist()
+    if not backend_of(silent).reads_freely:
+        sizes = [
+            min(1 << (size - 1).bit_length(), len(order)) * (size > 0) for size in sizes
+        ]
+    return order, sizes
 
 
 def dead_among(

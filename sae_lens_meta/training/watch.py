@@ -62,7 +62,7 @@ class WatchedSteps(_Base):
             sae.n_in_doubt, sae.spare = 0, 2 * sae.spare
             warnings.warn(
                 f"In {n_in_doubt} of the last selections of the {name} SAE, activations within "
-                "a rounding in TF32 of the cut may have changed places. From here on "
+                "a rounding in half precision of the cut may have changed places. From here on "
                 f"{sae.spare:g} times as many as are kept are computed in float32, so that "
                 "they cannot.",
                 stacklevel=2,

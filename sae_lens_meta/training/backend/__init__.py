@@ -10,6 +10,7 @@ import torch
 
 from sae_lens_meta.training.backend.cpu import CPU
 from sae_lens_meta.training.backend.cuda import CUDA
+from sae_lens_meta.training.backend.graphs import Graphs
 from sae_lens_meta.training.backend.interface import (
     Backend,
     Encoder,
@@ -24,6 +25,7 @@ from sae_lens_meta.training.backend.interface import (
 __all__ = [
     "Backend",
     "Encoder",
+    "Graphs",
     "Rows",
     "Selected",
     "Sums",
