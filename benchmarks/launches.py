@@ -50,8 +50,9 @@ def count_shape(name: str, shape: Shape, device: str) -> None:
         if kind == "stock":
             continue
         for due in (False,) if kind == "solo" else (False, True):
-            for _ in range(3):  # warms up, and records graphs
-                step_seconds(trainer, due)
+            # a meta phase before, since a cycle begins with one; and graphs are recorded
+            for is_due in (kind != "solo", due, due, due):
+                step_seconds(trainer, is_due)
             taken = [step_seconds(trainer, due) for _ in range(REPEATS)]
             n_handed_over, n_kernels, busy = work(trainer, due)
             print(

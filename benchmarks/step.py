@@ -30,12 +30,16 @@ from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.training.backend import cuda
 from sae_lens_meta.training.backend.cpu import CPUBackend, RunningTopK
 from sae_lens_meta.training.backend.cuda import CUDABackend
+from sae_lens_meta.training.held_selection import HeldMetaSAE
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.sparse_product import ActiveCodes
 
 JOINT = ("joint", "cycle")
 DEAD_EVERY = 100
 STAGES: dict[str, tuple[Any, str]] = {
     "meta phase": (MetaTrainingSAE, "_advance_cycle"),
+    "reconstruct": (MetaSAE, "reconstruct"),
+    "reconstruct ": (HeldMetaSAE, "reconstruct"),
     "penalty": (MetaTrainingSAE, "_decomposability"),
     "encode": (CPUBackend, "largest"),
     "encode ": (CUDABackend, "largest"),
@@ -44,7 +48,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "decode": (ActiveCodes, "decode"),
     "backward": (torch.Tensor, "backward"),
 }
-WHOLE = ("meta phase", "penalty")  # what happens inside is theirs
+WHOLE = ("meta phase", "reconstruct", "reconstruct ")  # what happens inside is theirs
 
 
 def now() -> float:

@@ -418,6 +418,22 @@ def test_on_a_gpu_a_training_by_graphs_is_the_processors(mode: str) -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("mode", MODES)
+def test_on_a_gpu_rows_by_a_graph_are_the_processors_in_float64(mode: str) -> None:
+    """In float32, which is searched in half precision."""
+    ours = on_gpu(12, mode)
+    exact = joint(**LARGE, dtype="float64", meta_selection=mode)
+    exact.load_state_dict(ours.state_dict())
+    assert ours.meta_sae is not None and exact.meta_sae is not None
+    n_graphs = ours.meta_sae.graphs.number
+    rows = ours.meta_sae.reconstruct(ours.W_dec.detach()).cpu().double()
+    assert ours.meta_sae.graphs.number == n_graphs >= 3  # it was one of these
+    assert int(ours.meta_sae.n_in_doubt) == 0
+    expected = exact.meta_sae.reconstruct(exact.W_dec.detach())
+    assert (rows - expected).norm() < 1e-4 * expected.norm()
+
+
+@needs_gpu
 def test_on_a_gpu_no_other_wait_hides_in_torch() -> None:
     """CUDA's own count, of our part of a step: SAELens's trainer has waits of its own."""
     for mode in MODES:

@@ -14,6 +14,7 @@ from sae_lens.saes.sae import (
 from sae_lens.util import str_to_dtype
 from typing_extensions import override
 
+from sae_lens_meta.training.backend import Beside
 from sae_lens_meta.training.carried import CarriesMetaSAE
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.held_selection import HeldMetaSAE
@@ -51,6 +52,7 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
             super().__init__(cfg, use_error_term)
             self.carry(self._new_meta_sae())
             self.overlap = self._new_overlap()
+        self.beside = Beside()
 
     def _new_overlap(self) -> Overlap | None:
         if self.cfg.decomposability_coefficient == 0:
@@ -106,11 +108,13 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
     @override
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
         """Loss of one primary step on `[batch, d_in]`, preceded by the meta steps when due."""
+        recons = None
         if self.meta_sae is not None:
-            self._advance_cycle()
+            recons = self._reconstruct_rows(self.meta_sae)
         output = super().training_forward_pass(step_input)
-        if self.meta_sae is not None:
-            penalties = self._decomposability(self.meta_sae, output)
+        if self.meta_sae is not None and recons is not None:
+            recons = self.beside.join(recons)
+            penalties = self._decomposability(self.meta_sae, recons, output)
             self._charge(penalties, output, step_input)
         if self.overlap is not None:
             self.overlap.count(output.feature_acts)
@@ -134,6 +138,12 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
         output.metrics["mean_penalty"] = penalty.detach()
 
     @torch.compiler.disable()
+    def _reconstruct_rows(self, meta_sae: MetaSAE) -> torch.Tensor:
+        """r_i of each decoder row, `[d_sae, d_in]`, by the meta SAE after the steps that are due."""
+        with self.beside.work_on(self.W_dec):
+            self._advance_cycle()
+            return meta_sae.reconstruct(self.W_dec.detach().to(meta_sae.dtype))
+
     def _advance_cycle(self) -> None:
         """
         Trains the meta SAE once `primary_steps_per_cycle` primary steps lie behind it.
@@ -151,11 +161,10 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
         self.steps_in_cycle += 1
 
     def _decomposability(
-        self, meta_sae: MetaSAE, output: TrainStepOutput
+        self, meta_sae: MetaSAE, recons: torch.Tensor, output: TrainStepOutput
     ) -> torch.Tensor:
         """p_i of each latent, `[d_sae]`; how well the rows are explained joins the metrics."""
         W_dec = self.W_dec.to(meta_sae.dtype)
-        recons = meta_sae.reconstruct(W_dec.detach())
         with torch.autocast(recons.device.type, enabled=False):
             penalties, squared_distances = decomposability(
                 W_dec, recons, self.cfg.decomposability_bandwidth

@@ -8,6 +8,7 @@ back. Everything else in a training step is the same wherever it runs.
 
 import torch
 
+from sae_lens_meta.training.backend.beside import Beside
 from sae_lens_meta.training.backend.cpu import CPU
 from sae_lens_meta.training.backend.cuda import CUDA
 from sae_lens_meta.training.backend.graphs import Graphs
@@ -24,6 +25,7 @@ from sae_lens_meta.training.backend.interface import (
 
 __all__ = [
     "Backend",
+    "Beside",
     "Encoder",
     "Graphs",
     "Rows",
