@@ -49,7 +49,7 @@ def took(state: dict[str, Any]) -> Iterator[str]:
         for names, figures in found.items():
             if isinstance(figures, dict) and "n_steps" in figures:
                 moved = ", ".join(f"{by:.1%}" for by in figures["moved"].values())
-                times = " | ".join(f"{figures[key]:.1f}" for key in TIMES)
+                times = " | ".join(f"{figures[key]:.3g}" for key in TIMES)
                 yield f"| – {names} | | | {figures['n_steps']} | {times} | {moved} |"
 
 

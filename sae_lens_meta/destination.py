@@ -66,22 +66,26 @@ def check_empty(folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, name: str = LOCK) -> Iterator[None]:
     """
     Makes `folder` and holds it by a file in it, which is gone afterwards.
 
     One that a killed run has left holds nothing. A run that fails before it has written anything
     leaves no folder that was not there.
 
+    Args:
+        folder: that is written to.
+        name: of the file, where what is held is less than the whole folder.
+
     Raises:
         ValueError: if another run holds it.
         OSError: if files cannot be written to it.
     """
     made = _make_writable(folder)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
-        if not (folder / LOCK).exists():  # the run before was just taking it away
+        if not (folder / name).exists():  # the run before was just taking it away
             lock.release()
             lock.acquire(timeout=0)
     except Timeout as error:
@@ -95,7 +99,7 @@ def held(folder: Path) -> Iterator[None]:
     finally:
         # once, and while nobody else can hold it: the next one may be another run's
         with suppress(OSError):  # of which the run's own error would not be heard
-            (folder / LOCK).unlink()
+            (folder / name).unlink()
         if has_failed:
             _remove(made)
         lock.release()

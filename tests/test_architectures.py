@@ -169,9 +169,12 @@ def test_the_meta_saes_adam_is_torchs_bit_for_bit() -> None:
     adam = torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        for other in theirs.parameters():
-            other.grad = torch.randn(other.shape, generator=generator)
-        ours.take_adam_step([other.grad.clone() for other in theirs.parameters()])
+        gradients = [
+            torch.randn(p.shape, generator=generator) for p in ours.parameters()
+        ]
+        for other, gradient in zip(theirs.parameters(), gradients, strict=True):
+            other.grad = gradient.clone()
+        ours.take_adam_step(gradients)
         adam.step()
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(mine, other)

@@ -242,13 +242,33 @@ def test_every_command_opens_its_destination_before_its_work(
 
 @pytest.mark.parametrize(
     "command", ["demo", "compare", "autointerp", "reproduce", "train"]
-)
+)  # of `evaluate` and `calibrate`, below
 def test_of_two_runs_at_once_the_second_is_refused_at_its_start(
     stopped: Any, tmp_path: Path, command: str
 ) -> None:
     with held(tmp_path / "out"):
         printed = stopped(command, tmp_path / "out")
     assert "is being written by another run" in printed
+
+
+def test_of_two_that_write_to_one_sae_the_second_is_refused_at_its_start(
+    stopped: Any,  # noqa: ARG001
+    sae: Path,
+) -> None:
+    with (
+        held(sae),
+        pytest.raises(SystemExit, match="is being written by another run"),
+    ):
+        cli.main(["calibrate", str(sae)])
+    with (
+        held(sae, ".evaluation.json.lock"),
+        pytest.raises(SystemExit, match="is being written by another run"),
+    ):
+        cli.main(["evaluate", str(sae)])
+    with held(sae), pytest.raises(AssertionError, match="the work has begun"):
+        cli.main(["evaluate", str(sae)])  # which writes one file
+    for path in sae.iterdir():
+        assert "lock" not in path.name
 
 
 def test_figures_and_weights_of_an_earlier_run_are_not_overwritten_unasked(

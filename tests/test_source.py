@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from packaging.version import Version
 from sae_lens import ActivationsStore
 from sae_lens.config import LanguageModelSAERunnerConfig, LoggingConfig
 from sae_lens.load_model import load_model
+from transformers import AutoTokenizer
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations.language_model import SMOLLM2_ON_THE_HUB
@@ -216,3 +218,25 @@ def test_a_model_that_ran_under_autocast_is_read_under_it(
     plain, rounded = (batch.activations for batch in read)
     error = (plain - rounded).norm() / plain.norm()
     assert 1e-4 < error < 0.05
+
+
+@pytest.mark.parametrize(("recorded", "made"), [(True, False), (False, True)])
+def test_rows_of_tokens_that_are_not_as_the_sae_reads_are_refused(
+    tmp_path: Path, model: Path, recorded: bool, made: bool
+) -> None:
+    """SAELens's store reads them as they are, whatever is recorded of BOS."""
+    sae = saved(tmp_path / "sae", model, prepend_bos=recorded)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    for with_bos in (recorded, made):
+        row = [tokenizer.bos_token_id] * with_bos + [5, 6, 7] * CONTEXT
+        rows = Dataset.from_dict({"tokens": [row[:CONTEXT]] * 80})
+        rows.save_to_disk(tmp_path / f"rows_{with_bos}")
+    source, measured_on = load_source(
+        SourceConfig(dataset=str(tmp_path / f"rows_{recorded}")), [sae]
+    )
+    assert "BOS, joining and separator as in the rows of tokens" in measured_on.assumed
+    read = next(source.tokens(64))[0]
+    assert (int(read[0]) == tokenizer.bos_token_id) == recorded
+    found = "begin" if made else "do not begin"
+    with pytest.raises(ValueError, match=f"rows_{made}' {found} with BOS, and the SAE"):
+        load_source(SourceConfig(dataset=str(tmp_path / f"rows_{made}")), [sae])

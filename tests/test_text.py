@@ -276,3 +276,8 @@ def test_numbers_of_documents_that_make_no_sense_are_refused(
     path = str(write(tmp_path / "docs.jsonl", DOCUMENTS))
     with pytest.raises(ValueError, match=message):
         load_text(path, n_held_out, n_skipped=n_skipped)
+
+
+def test_a_seed_below_0_is_named() -> None:
+    with pytest.raises(ValueError, match="text_seed must be 0 or more, got -1"):
+        load_text("pydoc", 3, -1)

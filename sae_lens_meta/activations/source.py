@@ -162,7 +162,8 @@ def load_source(
 
     Raises:
         ValueError: if what is needed is neither given nor recorded, the hook is of another
-            width, the contexts are longer than the model's, or the text is too short.
+            width, the contexts are longer than the model's, the text is too short, or it is one
+            of tokens that are not as the SAE reads them.
         FileNotFoundError: if a path does not exist.
     """
     check_device(cfg.device)
@@ -173,6 +174,7 @@ def load_source(
     if model is None:
         model, reading, replaced = load_language_model(reading, cfg.device)
     reading = fitted(reading, model)
+    of_tokens = check_rows_of_tokens(cfg.dataset, text, reading, model)
     width = hook_width(model, str(reading.hook), reading.head)
     if width != saes[0].d_in:
         raise ValueError(
@@ -181,10 +183,41 @@ def load_source(
         )
     measured_on = described(cfg, reading, documents, saes, to_calibrate)
     measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
-    assumed += assumed_documents(cfg, documents, saes)
+    assumed += [*assumed_documents(cfg, documents, saes), *of_tokens]
     measured_on.options, measured_on.assumed = options, assumed
     measured_on.warnings += repeated_documents(cfg.dataset, documents, saes)
     return ActivationSource(model, text, reading, width, cfg.device), measured_on
+
+
+def check_rows_of_tokens(
+    name: str,
+    text: Dataset | IterableDataset,
+    reading: Reading,
+    model: HookedRootModule,
+) -> list[str]:
+    """
+    What is taken for granted of a text that is tokens already, in words; nothing of any other.
+
+    SAELens's store reads its rows as they are, so whoever made them decided where BOS stands and
+    how documents are joined.
+
+    Raises:
+        ValueError: if its first row begins with BOS and the SAE reads without, or the reverse.
+    """
+    first: Any = next(iter(text))
+    column = next((key for key in ("tokens", "input_ids") if key in first), None)
+    if column is None or reading.chat:
+        return []
+    tokenizer: Any = model.tokenizer
+    begins_with_bos = first[column][0] == tokenizer.bos_token_id
+    if begins_with_bos != bool(reading.prepend_bos):
+        found = "begin" if begins_with_bos else "do not begin"
+        raise ValueError(
+            f"The rows of tokens of {name!r} {found} with BOS, and the SAE reads with prepend_bos "
+            f"{reading.prepend_bos}; rows of tokens are read as they are. Give a --dataset of "
+            "text, or of tokens as in the SAE's training."
+        )
+    return ["BOS, joining and separator as in the rows of tokens"]
 
 
 def regroup(

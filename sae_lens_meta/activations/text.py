@@ -94,12 +94,14 @@ def load_text(
     Raises:
         FileNotFoundError: if a path is given that does not exist.
         ValueError: if the text cannot be read, or has fewer documents than are passed over and
-            held out, or `n_held_out` is below 1 or `n_skipped` below 0.
+            held out, or `n_held_out` is below 1 or `n_skipped` or `seed` below 0.
     """
     if n_held_out < 1:
         raise ValueError(f"At least 1 document must be held out, got {n_held_out}.")
     if n_skipped < 0:
         raise ValueError(f"Documents to pass over must be 0 or more, got {n_skipped}.")
+    if seed < 0:
+        raise ValueError(f"The text_seed must be 0 or more, got {seed}.")
     documents = _in_order_of(seed, name)
     held_out = list(_first(after(documents, n_skipped), n_held_out))
     if len(held_out) < n_held_out:

@@ -11,7 +11,7 @@ from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import load_source, regroup
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
-from sae_lens_meta.destination import check_writable
+from sae_lens_meta.destination import held
 from sae_lens_meta.measures.calibration import (
     CalibrationReport,
     Rule,
@@ -46,8 +46,13 @@ def run(args: list[str]) -> None:
     cfg = parse(Calibrate, "calibrate", args)
     if cfg.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {cfg.batch}.")
+    SavedSAE.read(cfg.path)  # or an error before the folder is touched
+    with held(cfg.path):
+        _calibrate(cfg)
+
+
+def _calibrate(cfg: Calibrate) -> None:
     saved = SavedSAE.read(cfg.path)
-    check_writable(cfg.path)
     sae = saved.load(cfg.source.device)
     selected_per_token(sae, cfg.k)  # or an error before anything is read
     activations, measured_on = load_source(cfg.source, [saved], to_calibrate=True)

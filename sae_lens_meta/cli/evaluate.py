@@ -10,7 +10,7 @@ from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
-from sae_lens_meta.destination import check_new
+from sae_lens_meta.destination import check_new, held
 from sae_lens_meta.measures.evaluate import evaluate
 from sae_lens_meta.measures.figures import evaluation_table
 from sae_lens_meta.saved import SavedSAE
@@ -47,6 +47,12 @@ def run(args: list[str]) -> None:
     beside = Path() if is_release else saved.path
     target = cfg.output or beside / "evaluation.json"
     check_new(target, cfg.overwrite, ".json")
+    with held(target.parent, f".{target.name}.lock"):
+        check_new(target, cfg.overwrite, ".json")  # a run before may just have ended
+        _evaluate(cfg, saved, target)
+
+
+def _evaluate(cfg: Evaluate, saved: SavedSAE, target: Path) -> None:
     sae = saved.load(cfg.source.device)
     source, measured_on = load_source(cfg.source, [saved])
     n_tokens, name = cfg.source.tokens, Path(cfg.name).name
@@ -55,6 +61,5 @@ def run(args: list[str]) -> None:
     measured_on.warnings += source.shortfall(n_tokens)
     say(measured_on.notes, measured_on.warnings, console)
     console.print(evaluation_table([result], measured_on))
-    target.parent.mkdir(parents=True, exist_ok=True)
     result.save(target, measured_on, saved.weights_sha256)
     console.print(f"Written: {target}")

@@ -16,6 +16,7 @@ from rich.table import Table
 from sae_lens_meta.activations.cache import SHARD_TOKENS, SHARDS_MIXED
 from sae_lens_meta.reproduce.recipe import Recipe
 from sae_lens_meta.training.backend.cuda import CHUNK
+from sae_lens_meta.training.backend.graphs import LARGEST
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 GB = 1e9
@@ -26,10 +27,12 @@ SPARSE_STEP, META_STEP = 2.7, 3.1
 # dense products of a step, and of a reconstruction, where activations are sparse and where not
 SPARSE_PRODUCTS, DENSE_PRODUCTS = (1, 1), (6, 2)
 # On a GPU a step is its products on tensor cores, and what it moves through memory: so many times
-# the bytes of what is named. Fitted to benchmarks/step.py on an H200, with one dead latent in a
+# the bytes of what is named. Fitted to benchmarks/step.py on an H100, with one dead latent in a
 # hundred: docs/performance.md.
-WEIGHTS_MOVED = 18  # those of the primary: gradients, clipping, Adam, transposed copies
-ACTS_MOVED = 25  # activations that are searched: written, bounded, selected from
+WEIGHTS_MOVED = 16  # those of the primary: gradients, clipping, Adam, transposed copies
+ACTS_MOVED = (
+    8  # activations that are searched, in half precision: written, selected from
+)
 PAIRS_MOVED = 14  # rows of the active pairs: computed again, decoded, three gradients
 # of the meta SAE: pairs and decoder rows in a meta step, and in a reconstruction, which has no
 # gradient, with a selection of its own or a held one
@@ -117,16 +120,16 @@ def gpu_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
     """
     rows, meta = cfg.d_sae * cfg.d_in, cfg.d_sae * cfg.meta_width
     inputs = batch * cfg.d_in
-    searched = 3 * min(CHUNK, batch * cfg.d_sae)
-    return BYTES * max(
-        # the primary's backward: gradients, and the two that are made transposed; the
-        # reconstructed rows and what the penalty adds to the gradient
-        6 * rows + 8 * inputs,
-        # its search: encoder rows, with the gradients gone
-        rows + searched + 4 * inputs,
-        # meta steps: targets, inputs, reconstructions, and the errors of both losses
-        9 * rows + min(CHUNK, meta),
-    )
+    # the primary's backward: gradients, and the two that are made transposed; the
+    # reconstructed rows and what the penalty adds to the gradient
+    backward = 6 * rows + 8 * inputs
+    # its search: encoder rows, with the gradients gone
+    search = rows + 3 * min(CHUNK, batch * cfg.d_sae) + 4 * inputs
+    # meta steps: targets, inputs, reconstructions, and the errors of both losses
+    fit = int(7.3 * rows) + min(CHUNK, meta)
+    if rows <= LARGEST:  # graphs keep theirs
+        return BYTES * (max(backward, search) + fit)
+    return BYTES * max(backward, search, fit)
 
 
 def in_groups(
@@ -373,6 +376,10 @@ def dense_products(
         return primary, 0.0, 0.0
     meta = 2.0 * cfg.d_sae * cfg.d_in * cfg.meta_width
     fits = cfg.meta_steps_per_cycle / cfg.primary_steps_per_cycle
+    if cfg.meta_selection == "cycle":
+        # what is held is searched for once, and then by the first of the meta steps
+        once = meta / cfg.primary_steps_per_cycle
+        return primary, meta * step * fits if is_dense else once, once
     return primary, meta * step * fits, meta * reconstruction
 
 
@@ -399,10 +406,7 @@ def gpu_step_seconds(cfg: MetaTrainingSAEConfig, batch: int, machine: Machine) -
         # products over all rows, per primary step
         searches = 2 / cfg.primary_steps_per_cycle if is_held else 1 + fits
         pairs, rows = d_sae * cfg.meta_k * d_in, d_sae * d_in
-        if is_held:
-            product += searches * 2.0 * rows * cfg.meta_width
-        else:
-            product += meta_steps + reconstruction
+        product += meta_steps + reconstruction
         moved += searches * ACTS_MOVED * d_sae * cfg.meta_width
         reconstruct = HELD_MOVED if is_held else RECONSTRUCT_MOVED
         moved += (reconstruct[0] + fits * FIT_MOVED[0]) * pairs
