@@ -93,7 +93,7 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
             return self._gradients_of(result)
         inputs = [target, might_be_dead, *([] if self.near is None else [self.near])]
         found = self.graphs.call(
-            self, self._sparse_gradients, *inputs, settings=self.spare
+            self, self._sparse_gradients, *inputs, settings=self._settings
         )
         if self.looks_near:
             *found, self.near = found
@@ -129,7 +129,7 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
             if not self.passes_sparse():
                 return self(unit_rows(W_dec))
             return self.graphs.call(
-                self, self._reconstruct, W_dec, settings=self.spare
+                self, self._reconstruct, W_dec, settings=self._settings
             )[0]
 
     def _reconstruct(self, W_dec: torch.Tensor) -> tuple[torch.Tensor]:
@@ -137,6 +137,11 @@ class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
         codes, _ = self.encode_active(rows)
         recons = codes.decode(self.W_dec).add_(self.b_dec)
         return (rows.restore(recons),)
+
+    @property
+    def _settings(self) -> tuple[float, float]:
+        """Numbers that a selection goes by."""
+        return self.spare, self.activation_fn.k
 
     @property
     def _is_layer_norm(self) -> bool:
