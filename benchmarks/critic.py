@@ -16,8 +16,9 @@ from rich.table import Table
 from sae_lens import SAE
 from tqdm.auto import tqdm
 
+from sae_lens_meta.training.meta_config import MetaSAEConfig
 from sae_lens_meta.training.meta_fit import meta_fit
-from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.penalty import unit_rows
 
 STEPS = (50, 100, 200, 400, 800, 1600)

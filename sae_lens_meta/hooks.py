@@ -26,6 +26,19 @@ def transformer_lens_name(hook: str) -> str | None:
     return hook if hook.startswith(("blocks.", "hook_", "ln_final.")) else None
 
 
+def both_names(hook: str | None) -> dict[str, str]:
+    """
+    What the metadata of an SAE says of its hook where that is named as in transformers.
+
+    By TransformerLens's name `HookedSAETransformer` and `SAETransformerBridge` attach an SAE; the
+    other is kept under SAELens's key for it.
+    """
+    name = transformer_lens_name(hook) if hook else None
+    if name is None or hook is None or name == hook:
+        return {}
+    return {"hook_name": name, "hf_hook_name": hook}
+
+
 def name_in(hook: str, known: Collection[str]) -> str | None:
     """
     What a model calls the activation `hook`.

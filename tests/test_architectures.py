@@ -12,7 +12,8 @@ from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput
 from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 
-from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.meta_config import MetaSAEConfig
+from sae_lens_meta.training.meta_sae import MetaSAE
 
 D_IN, D_SAE, BATCH = 16, 48, 64
 STOCK = {

@@ -380,3 +380,37 @@ def test_text_that_ends_early_is_said_and_a_latent_that_always_fires_left_out(
     assert always.phi.n_latents < 96
     assert np.isfinite(always.phi.mean_abs)
     assert len({sae.phi_compared.n_latents for sae in found.saes}) == 1
+
+
+def test_a_training_that_was_repeated_forbids_a_claim(
+    saes: dict[str, Path], tmp_path: Path
+) -> None:
+    """The same settings, seed and order, weights that differ by rounding."""
+    again = Path(shutil.copytree(saes["solo_0"], tmp_path / "again"))
+    sae = SAE.load_from_disk(again)
+    sae.W_dec.data *= 1.0001  # type: ignore[union-attr]
+    sae.save_model(again)
+    solos = [
+        argument
+        for path in (saes["solo_0"], again)
+        for argument in ("--solo", str(path))
+    ]
+    output = tmp_path / "out"
+    main(
+        [
+            "compare",
+            "--joint",
+            str(saes["joint"]),
+            *solos,
+            "--output",
+            str(output),
+            *SOURCE,
+            *FAST,
+        ]
+    )
+    found = Comparison.load(output / "comparison.json")
+    (objection,) = (
+        said for said in found.objections if "not independent seeds" in said
+    )
+    assert "'solo_0' and 'again'" in objection
+    assert "no claim" in " ".join(found.verdict)

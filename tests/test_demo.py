@@ -185,6 +185,12 @@ def test_a_finished_demo_shows_its_figures_again_and_is_overwritten_by_none(
     assert record["source"]["dataset"] == str(text)
     assert record["source"]["seen"] == "held out"
     assert f"{rows['joint'].reconstruction.normalized_l2:.4f}" in printed
+    # what was said of the figures belongs to them
+    record["source"]["warnings"] = ["The text ended early."]
+    (cfg.output / "demo.json").write_text(json.dumps(record))
+    again = Console(record=True, width=100)
+    run_demo(cfg, again)
+    assert "The text ended early." in again.export_text()
 
     for changes, message in [
         ({"lr": 2e-3}, "holds a run with lr 0.001; this one has 0.002"),

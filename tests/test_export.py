@@ -6,6 +6,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.training.penalty import unit_rows
 from tests.helpers import meta_config, sparse_batches, train, trainer_for
+from tests.tiny_llama import HOOK, WIDTH, record_reading
 
 
 @pytest.fixture(
@@ -45,6 +47,26 @@ def test_exported_sae_is_the_training_sae_gated_by_its_threshold(
     expected = trained.decode(gated)
     torch.testing.assert_close(exported.encode(x) > 0, gated > 0)
     torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_exported_sae_acts_in_sae_lenss_models(model: Path, tmp_path: Path) -> None:
+    """Trained on a module of transformers, which they do not attach to by that name."""
+    pytest.importorskip("transformer_lens.model_bridge")
+    from sae_lens.analysis.sae_transformer_bridge import SAETransformerBridge
+
+    cfg = meta_config(d_in=WIDTH)
+    record_reading(cfg.metadata, model)
+    MetaTrainingSAE(cfg).save_inference_model(tmp_path)
+    assert cfg.metadata.hook_name == HOOK  # the training goes on by it
+    sae: Any = SAE.load_from_disk(tmp_path)
+    metadata = sae.cfg.metadata
+    assert metadata.hook_name == "blocks.0.hook_resid_post"
+    assert metadata.hf_hook_name == HOOK
+    bridge: Any = SAETransformerBridge.boot_transformers(str(model), device="cpu")
+    tokens = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        plain, acted = bridge(tokens), bridge.run_with_saes(tokens, saes=[sae])
+    assert (plain - acted).abs().max() > 1e-3
 
 
 def test_held_out_l0_is_near_k_after_a_short_run(

@@ -9,15 +9,20 @@ from typing import Any
 import pytest
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 
+from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations.held_out import (
     Documents,
     default_documents,
     overlaps,
     seen_by,
 )
-from sae_lens_meta.activations.measured_on import repeated_documents
+from sae_lens_meta.activations.measured_on import SourceConfig, repeated_documents
+from sae_lens_meta.activations.source import load_source
 from sae_lens_meta.activations.text import load_text, text_identity
+from sae_lens_meta.reproduce.trained_on import text_metadata
 from sae_lens_meta.saved import SavedSAE
+from tests.helpers import meta_config
+from tests.tiny_llama import WIDTH, record_reading
 
 SEED = 42
 
@@ -78,6 +83,62 @@ def test_another_order_of_the_same_text_is_not_held_out(
     sae = trained(tmp_path / "sae", corpus)
     shuffled = Documents(text_identity(str(corpus)), 0, 10, SEED + 1)
     assert seen_by(sae, shuffled) == "seen"
+
+
+def test_a_folder_and_the_file_in_it_are_two_orders_of_one_text(
+    tmp_path: Path, model: Path
+) -> None:
+    """A file's documents are shuffled, a folder's are not: others come first."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    rows = [json.dumps({"text": f"document {i} is some text"}) for i in range(60)]
+    file = folder / "docs.jsonl"
+    file.write_text("\n".join(rows))
+    first = {n: {*load_text(str(n), 10, SEED)[1]["text"]} for n in (folder, file)}
+    assert first[folder] != first[file]
+    for trained_on, other in ((folder, file), (file, folder)):
+        details = text_metadata(str(trained_on), 10, SEED, 0)
+        cfg = meta_config(d_in=WIDTH)
+        record_reading(cfg.metadata, model)
+        cfg.metadata.dataset_path = str(trained_on)
+        for key, value in details.items():
+            setattr(cfg.metadata, key, value)
+        MetaTrainingSAE(cfg).save_inference_model(tmp_path / "sae")
+        sae = SavedSAE.read(tmp_path / "sae")
+        asked: Any = {"held_out_documents": 10, "tokens": 64}
+        _, measured_on = load_source(
+            SourceConfig(dataset=str(trained_on), **asked), [sae]
+        )
+        assert (measured_on.seen, measured_on.warnings) == ("held out", [])
+        _, measured_on = load_source(SourceConfig(dataset=str(other), **asked), [sae])
+        assert measured_on.seen == "seen"
+        (warning,) = measured_on.warnings
+        assert warning.startswith(
+            f"An SAE was trained on the text of {str(other)!r} too"
+        )
+
+
+def test_figures_on_the_thresholds_own_documents_are_warned_of(
+    corpus: Path, tmp_path: Path, model: Path
+) -> None:
+    cfg = meta_config(d_in=WIDTH)
+    record_reading(cfg.metadata, model)
+    MetaTrainingSAE(cfg).save_inference_model(tmp_path / "sae")
+    path = tmp_path / "sae" / "cfg.json"
+    for seed, first, expected in (
+        (SEED, 5, "Thresholds were taken on some of these documents"),
+        (SEED + 1, 5, "does not tell whether they were taken on some"),
+        (SEED, 20, ""),
+    ):
+        recorded = calibration(corpus, first, 10)
+        recorded["text"]["text_seed"] = seed
+        saved = json.loads(path.read_text())
+        saved["metadata"]["calibration"] = recorded
+        path.write_text(json.dumps(saved))
+        asked = SourceConfig(dataset=str(corpus), held_out_documents=12, tokens=64)
+        _, measured_on = load_source(asked, [SavedSAE.read(tmp_path / "sae")])
+        assert len(measured_on.warnings) == bool(expected)
+        assert expected in " ".join(measured_on.warnings)
 
 
 def test_a_text_that_is_recorded_by_its_name_is_found_by_what_it_holds(
@@ -156,13 +217,25 @@ def test_a_stream_of_the_hub_and_a_file_of_its_documents_are_one_text(
     many.write_text("\n".join(rows))
     of_many = text_identity(str(many))
     assert of_many.first_sha256 != of_many.sha256 and whole.first_sha256 == whole.sha256
-    from_hub = trained(tmp_path / "hub", many, text_sha256=of_many.first_sha256)
-    assert seen_by(from_hub, documents(many)) == "held out"
+    in_order = {"documents": 10, "text_seed": None}
+    first = of_many.first_sha256
+    from_hub = trained(tmp_path / "hub", many, text_sha256=first, held_out=in_order)
+    # which has other first documents once it is shuffled
+    assert seen_by(from_hub, documents(many)) == "seen"
     # the rest of a stream is not known
     from_file = trained(tmp_path / "file", many)
-    part = Documents(replace(streamed, sha256=of_many.first_sha256), 0, 10, SEED)
+    part = Documents(replace(streamed, sha256=first), 0, 10, None)
     assert seen_by(from_file, part) == "not recorded"
     assert seen_by(from_hub, part) == "held out"
+    # and so of the thresholds
+    taken = trained(tmp_path / "taken", None, calibration=calibration(many, 0, 10))
+    assert overlaps(taken.calibration, part) is None
+    of_stream = calibration(many, 0, 10)
+    of_stream["text"] |= {"sha256": first, "text_seed": None}
+    taken = trained(tmp_path / "taken_2", None, calibration=of_stream)
+    assert overlaps(taken.calibration, documents(many)) is None
+    assert overlaps(taken.calibration, part) is True
+    assert overlaps(taken.calibration, replace(part, first=10)) is False
 
 
 def test_a_training_file_that_was_appended_to_since_is_no_other_text(

@@ -165,6 +165,19 @@ def test_thresholds_at_another_k_are_another_rule(tmp_path: Path) -> None:
     assert said[8] == f"{said[4]} at k 8, not the 4 that it was trained with"
 
 
+def test_thresholds_at_different_k_are_refused_where_training_records_none(
+    tmp_path: Path,
+) -> None:
+    groups: dict[str, list[Path]] = {}
+    for group, k in (("joint", 8), ("solo", 4)):
+        sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=4, d_sae=8))
+        sae.cfg.metadata.calibration = {"rule": "rate", "n_tokens": 100, "k": k}
+        sae.save_model(tmp_path / group)
+        groups[group] = [tmp_path / group]
+    with pytest.raises(ValueError, match=r"'rate' at k 8; solo: .* 'rate' at k 4"):
+        check(**groups)
+
+
 def test_thresholds_read_otherwise_than_recorded_are_taken_in_another_way(
     tmp_path: Path,
 ) -> None:

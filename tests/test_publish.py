@@ -34,11 +34,11 @@ from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
-from sae_lens_meta.publishing.package import Package, make_package
+from sae_lens_meta.publishing.package import Package, make_package, public_metadata
 from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
 from sae_lens_meta.publishing.upload import PublishError
 from sae_lens_meta.report.scores import attached
-from sae_lens_meta.saved import SavedSAE
+from sae_lens_meta.saved import Reading, SavedSAE
 from sae_lens_meta.statistics.paired import paired_difference
 from sae_lens_meta.zoo import files as release_files
 from sae_lens_meta.zoo import names as zoo
@@ -210,6 +210,24 @@ def test_the_card_and_the_terminal_warn_of_an_sae_that_does_not_do(path: Path) -
         assert "of the variance of the activations:" not in text
         assert "recovers" not in text
         assert "never fire on this text" not in text
+
+
+def test_a_published_config_has_the_hook_by_both_names() -> None:
+    found = public_metadata(
+        Reading(
+            model="a/b", hook="model.layers.3", hook_in_transformers="model.layers.3"
+        ),
+        None,
+    )
+    assert found == {
+        "model_name": "a/b",
+        "hook_name": "blocks.3.hook_resid_post",
+        "hf_hook_name": "model.layers.3",
+    }
+    known = Reading(model="a/b", hook="blocks.3.hook_resid_post")
+    assert "hf_hook_name" not in public_metadata(known, None)
+    both = replace(known, hook_in_transformers="model.layers.3")
+    assert public_metadata(both, None) == found
 
 
 def test_the_cards_command_measures_the_release_as_it_was_measured(

@@ -81,10 +81,9 @@ def test_all_that_is_recorded_is_read(folder: Path) -> None:
     assert (reading.model, reading.model_on_the_hub) == ("/tmp/m", "org/m")
     assert (reading.model_file, reading.model_file_sha256) == ("m.Q4.gguf", "ef" * 32)
     assert reading.model_kwargs == {"dtype": "bfloat16"}
-    assert (reading.hook, reading.transformer_lens_hook) == (
-        "model.layers.11",
-        "blocks.11.hook_resid_post",
-    )
+    # recorded as SAELens's models attach it
+    hook = "blocks.11.hook_resid_post"
+    assert (reading.hook, reading.transformer_lens_hook) == (hook, hook)
     assert (reading.context_size, reading.prepend_bos) == (64, False)
     assert (reading.exclude_special_tokens, reading.concatenate) == ((1, 2), False)
     assert (reading.separator, reading.seqpos_slice) == ("none", (1, None))

@@ -19,7 +19,7 @@ from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations.language_model import SMOLLM2_ON_THE_HUB
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import ActivationSource, load_source
-from sae_lens_meta.activations.text import load_text
+from sae_lens_meta.activations.text import load_text, text_identity
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config
 from tests.tiny_llama import CONTEXT, HOOK, WIDTH, record_reading, save_tiny_llama
@@ -227,16 +227,56 @@ def test_rows_of_tokens_that_are_not_as_the_sae_reads_are_refused(
     """SAELens's store reads them as they are, whatever is recorded of BOS."""
     sae = saved(tmp_path / "sae", model, prepend_bos=recorded)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    for with_bos in (recorded, made):
-        row = [tokenizer.bos_token_id] * with_bos + [5, 6, 7] * CONTEXT
-        rows = Dataset.from_dict({"tokens": [row[:CONTEXT]] * 80})
-        rows.save_to_disk(tmp_path / f"rows_{with_bos}")
+    mixed = "mixed"
+    for kind in (recorded, made, mixed):
+        rows = []
+        for i in range(80):
+            with_bos = i == 0 if kind == mixed else bool(kind)
+            row = [tokenizer.bos_token_id] * with_bos + [5, 6, 7] * CONTEXT
+            rows.append({"tokens": row[:CONTEXT], "text": "which SAELens leaves aside"})
+        Dataset.from_list(rows).save_to_disk(tmp_path / f"rows_{kind}")
     source, measured_on = load_source(
         SourceConfig(dataset=str(tmp_path / f"rows_{recorded}")), [sae]
     )
     assert "BOS, joining and separator as in the rows of tokens" in measured_on.assumed
     read = next(source.tokens(64))[0]
     assert (int(read[0]) == tokenizer.bos_token_id) == recorded
-    found = "begin" if made else "do not begin"
-    with pytest.raises(ValueError, match=f"rows_{made}' {found} with BOS, and the SAE"):
-        load_source(SourceConfig(dataset=str(tmp_path / f"rows_{made}")), [sae])
+    for kind, n in ((made, 12 * made), (mixed, 1)):
+        with pytest.raises(
+            ValueError, match=f"{n} of 12 rows of tokens of .*rows_{kind}'"
+        ):
+            load_source(SourceConfig(dataset=str(tmp_path / f"rows_{kind}")), [sae])
+
+
+def test_a_text_is_known_by_what_is_read_of_it(tmp_path: Path) -> None:
+    """Of rows that have both, SAELens reads the tokens."""
+    found = []
+    for name, tokens, text in (("a", 5, "x"), ("b", 5, "y"), ("c", 6, "x")):
+        rows = Dataset.from_list([{"tokens": [tokens] * 4, "text": text}] * 20)
+        rows.save_to_disk(tmp_path / name)
+        found.append(text_identity(str(tmp_path / name)))
+    assert found[0].sha256 != found[2].sha256
+    assert not found[0].is_whole
+
+
+def test_what_is_not_recorded_can_be_given(tmp_path: Path, model: Path) -> None:
+    sae = saved(tmp_path / "sae", model)
+    cfg = json.loads((sae.path / "cfg.json").read_text())
+    given: Any = {
+        "exclude_special_tokens": True,
+        "concatenate": False,
+        "separator": "none",
+    }
+    for key in (
+        "exclude_special_tokens",
+        "disable_concat_sequences",
+        "sequence_separator_token",
+    ):
+        cfg["metadata"].pop(key, None)
+    (sae.path / "cfg.json").write_text(json.dumps(cfg))
+    sae = SavedSAE.read(sae.path)
+    _, measured_on = load_source(SourceConfig(), [sae])
+    assert "concatenate True (--concatenate)" in measured_on.assumed
+    source, measured_on = load_source(SourceConfig(**given), [sae])
+    assert not [said for said in measured_on.assumed if said.split()[0] in given]
+    assert {name: getattr(source.reading, name) for name in given} == given

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from sae_lens_meta.activations.text import (
     TextIdentity,
     after,
+    is_read_as_text,
     load_text,
+    order_of,
     text_identity,
     texts,
 )
@@ -38,18 +40,26 @@ class Documents:
         text: by its content.
         first: document, in the order of `seed`.
         number: of documents.
-        seed: of the order of a file's documents; a stream of the Hub keeps its own.
+        seed: of the order of documents; None where they stay in their own (`order_of`).
     """
 
     text: TextIdentity
     first: int
     number: int
-    seed: int
+    seed: int | None
 
     @property
     def end(self) -> int:
         """The document after the last."""
         return self.first + self.number
+
+
+def loaded(
+    name: str, documents: Documents
+) -> tuple[Dataset | IterableDataset, Dataset]:
+    """The documents after these, and these, of the text `name`."""
+    seed = 0 if documents.seed is None else documents.seed
+    return load_text(name, documents.number, seed, documents.first)
 
 
 def seen_by(sae: SavedSAE, documents: Documents) -> Seen:
@@ -75,10 +85,12 @@ def overlaps(calibration: Calibration | None, documents: Documents) -> bool | No
     """Whether thresholds were taken on some of `documents`; None where that is not recorded."""
     if calibration is None:
         return False
+    text = documents.text
     if calibration.text_sha256 is None:
         return None
-    if calibration.text_sha256 != documents.text.sha256:
-        return False
+    if calibration.text_sha256 not in (text.sha256, text.first_sha256):
+        # of the rest of a text that is not read to its end nothing is known
+        return False if text.is_whole else None
     if calibration.text_seed != documents.seed:
         return None
     first, number = calibration.first_document, calibration.documents
@@ -112,6 +124,7 @@ def default_documents(
         )
     number = min((n for n, _ in held_out if n), default=DOCUMENTS)
     seed = next((s for _, s in held_out if s is not None), TEXT_SEED)
+    seed = order_of(text.name, seed)
     if to_calibrate:
         return Documents(text, number // 2, number - number // 2, seed)
     taken = [
@@ -141,8 +154,8 @@ def n_repeated(name: str, documents: Documents, held_out: int) -> int:
 
     Of a dataset on the Hub, which is not read to its end, none are looked for.
     """
-    rest, kept = load_text(name, documents.number, documents.seed, documents.first)
-    if not isinstance(rest, Dataset) or "text" not in rest.column_names:
+    rest, kept = loaded(name, documents)
+    if not isinstance(rest, Dataset) or not is_read_as_text(rest):
         return 0
     trained_on = after(rest, held_out - documents.end)
     wanted = set(kept["text"])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sae_lens_meta.activations.held_out import (
     DOCUMENTS,
@@ -18,7 +18,7 @@ from sae_lens_meta.activations.held_out import (
     worst,
 )
 from sae_lens_meta.activations.language_model import is_same_model
-from sae_lens_meta.activations.text import PYDOC, text_identity
+from sae_lens_meta.activations.text import PYDOC, order_of, text_identity
 from sae_lens_meta.saved import Reading, SavedSAE
 
 # SAELens's own, of settings that it has not always recorded
@@ -51,6 +51,10 @@ class SourceConfig:
         hook (str | None): Hook whose activations are read, by either of its names.
         context_size (int | None): Tokens of one context of the language model.
         prepend_bos (bool | None): Whether every context begins with a BOS token.
+        exclude_special_tokens (bool | None): Whether the SAE reads no special tokens.
+        concatenate (bool | None): Whether documents are joined to fill contexts.
+        separator (str | None): What stands between documents that are joined: bos, eos, sep or
+            none.
         dataset (str): `pydoc`, a file of text, or a dataset on the Hub.
         held_out_documents (int | None): Documents to read; by default those that the SAE records
             as kept from its training, without those that its thresholds were taken on.
@@ -66,6 +70,9 @@ class SourceConfig:
     hook: str | None = None
     context_size: int | None = None
     prepend_bos: bool | None = None
+    exclude_special_tokens: bool | None = None
+    concatenate: bool | None = None
+    separator: Literal["bos", "eos", "sep", "none"] | None = None
     dataset: str = PYDOC
     held_out_documents: int | None = None
     first_document: int | None = None
@@ -116,7 +123,7 @@ class MeasuredOn:
     text_sha256: str
     first_document: int
     held_out_documents: int
-    text_seed: int
+    text_seed: int | None
     tokens: int
     token_set: str
     seen: Seen
@@ -192,7 +199,8 @@ def completed(
         if value is not None and getattr(reading, name) is None:
             reading = replace(reading, **{name: value})
             if name not in _NEVER_SAID:
-                assumed.append(f"{name} {value!r}")
+                hint = f" (--{name})" if hasattr(cfg, name) else ""
+                assumed.append(f"{name} {value!r}{hint}")
     return reading, overridden, assumed
 
 
@@ -235,7 +243,7 @@ def documents_of(
         default if given is None else given
         for given, default in zip(asked, usual, strict=True)
     )
-    return Documents(text, first, number, seed)
+    return Documents(text, first, number, order_of(cfg.dataset, seed))
 
 
 def assumed_documents(
@@ -318,6 +326,6 @@ def _of_thresholds(documents: Documents, saes: Sequence[SavedSAE]) -> Iterator[s
         )
     elif None in found:
         yield (
-            "An SAE's thresholds do not record the documents that they were taken on, which "
-            "may be these. Calibrate it again."
+            "What is recorded of an SAE's thresholds does not tell whether they were taken on "
+            "some of these documents. Calibrate it again."
         )

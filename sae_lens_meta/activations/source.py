@@ -12,6 +12,7 @@ from sae_lens import ActivationsStore
 from sae_lens.util import get_special_token_ids
 from transformer_lens.HookedTransformer import HookedRootModule
 
+from sae_lens_meta.activations.held_out import loaded
 from sae_lens_meta.activations.language_model import fitted, load_language_model
 from sae_lens_meta.activations.measured_on import (
     MeasuredOn,
@@ -23,12 +24,15 @@ from sae_lens_meta.activations.measured_on import (
     in_place_of,
     repeated_documents,
 )
+from sae_lens_meta.activations.rows_of_tokens import (
+    TAKEN_FOR_GRANTED,
+    check_rows_of_tokens,
+)
 from sae_lens_meta.activations.stream import (
     ActivationBatch,
     stream_activations,
     stream_tokens,
 )
-from sae_lens_meta.activations.text import load_text
 from sae_lens_meta.saved import Reading, SavedSAE, check_device
 from sae_lens_meta.training.checks import hook_width
 
@@ -169,12 +173,15 @@ def load_source(
     check_device(cfg.device)
     reading, options, assumed = completed(cfg, saes[0].reading)
     documents = documents_of(cfg, saes, to_calibrate)
-    _, text = load_text(cfg.dataset, documents.number, documents.seed, documents.first)
+    _, text = loaded(cfg.dataset, documents)
     replaced: list[str] = []
     if model is None:
         model, reading, replaced = load_language_model(reading, cfg.device)
     reading = fitted(reading, model)
-    of_tokens = check_rows_of_tokens(cfg.dataset, text, reading, model)
+    tokenizer: Any = model.tokenizer
+    is_of_tokens = not reading.chat and check_rows_of_tokens(
+        cfg.dataset, text, reading.prepend_bos, tokenizer
+    )
     width = hook_width(model, str(reading.hook), reading.head)
     if width != saes[0].d_in:
         raise ValueError(
@@ -183,41 +190,11 @@ def load_source(
         )
     measured_on = described(cfg, reading, documents, saes, to_calibrate)
     measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
-    assumed += [*assumed_documents(cfg, documents, saes), *of_tokens]
+    assumed += assumed_documents(cfg, documents, saes)
+    assumed += [TAKEN_FOR_GRANTED] * is_of_tokens
     measured_on.options, measured_on.assumed = options, assumed
     measured_on.warnings += repeated_documents(cfg.dataset, documents, saes)
     return ActivationSource(model, text, reading, width, cfg.device), measured_on
-
-
-def check_rows_of_tokens(
-    name: str,
-    text: Dataset | IterableDataset,
-    reading: Reading,
-    model: HookedRootModule,
-) -> list[str]:
-    """
-    What is taken for granted of a text that is tokens already, in words; nothing of any other.
-
-    SAELens's store reads its rows as they are, so whoever made them decided where BOS stands and
-    how documents are joined.
-
-    Raises:
-        ValueError: if its first row begins with BOS and the SAE reads without, or the reverse.
-    """
-    first: Any = next(iter(text))
-    column = next((key for key in ("tokens", "input_ids") if key in first), None)
-    if column is None or reading.chat:
-        return []
-    tokenizer: Any = model.tokenizer
-    begins_with_bos = first[column][0] == tokenizer.bos_token_id
-    if begins_with_bos != bool(reading.prepend_bos):
-        found = "begin" if begins_with_bos else "do not begin"
-        raise ValueError(
-            f"The rows of tokens of {name!r} {found} with BOS, and the SAE reads with prepend_bos "
-            f"{reading.prepend_bos}; rows of tokens are read as they are. Give a --dataset of "
-            "text, or of tokens as in the SAE's training."
-        )
-    return ["BOS, joining and separator as in the rows of tokens"]
 
 
 def regroup(

@@ -33,9 +33,9 @@ KINDS = {
 COMPRESSED = (".gz", ".zst")
 TEXT = "text"
 # columns that SAELens reads where there is no text, tokens for instance
+TOKENS = ("tokens", "input_ids")  # which SAELens prefers to text
 ALSO_READ = (
-    "tokens",
-    "input_ids",
+    *TOKENS,
     "problem",
     "messages",
     "conversation",
@@ -140,7 +140,7 @@ def text_identity(name: str) -> TextIdentity:
     """
     documents = read_documents(name)
     # tokens of a training are many, and their rows are slow to read
-    is_whole = isinstance(documents, Dataset) and TEXT in documents.column_names
+    is_whole = isinstance(documents, Dataset) and is_read_as_text(documents)
     digest, first = hashlib.sha256(), ""
     looked_at = documents if is_whole else _first(documents, N_IDENTIFYING)
     for i, document in enumerate(_contents(looked_at), 1):
@@ -176,10 +176,18 @@ def _in_order_of(seed: int, name: str) -> Dataset | IterableDataset:
         order = list(range(len(documents)))
         random.Random(seed).shuffle(order)
         return documents.select(order)
-    # in whose own order the kinds of prose follow each other
-    if _path(name).is_file() or is_brown(_path(name)):
-        return documents.shuffle(seed=seed)
-    return documents
+    return documents if order_of(name, seed) is None else documents.shuffle(seed=seed)
+
+
+def order_of(name: str, seed: int) -> int | None:
+    """
+    The seed of the order of a text's documents; None where they stay in theirs, whatever the seed.
+
+    So one text has as many orders as it has forms: a folder and the file in it differ.
+    """
+    # of Brown, in whose own order the kinds of prose follow each other
+    is_shuffled = name == PYDOC or _path(name).is_file() or is_brown(_path(name))
+    return seed if is_shuffled else None
 
 
 def read_documents(name: str) -> Dataset | IterableDataset:
@@ -280,12 +288,17 @@ def _options(kinds: set[str]) -> dict[str, Any]:
 
 
 def _contents(documents: Dataset | IterableDataset) -> Iterator[str]:
-    """The text of each row, or where there is none, all of the row."""
-    columns = _columns(documents)
-    if TEXT in columns:
+    """The text of each row, or where it is not what is read, all of the row."""
+    if is_read_as_text(documents):
         yield from texts(documents)
-    elif columns:
+    elif _columns(documents):
         yield from (json.dumps(row, default=str) for row in documents)
+
+
+def is_read_as_text(documents: Dataset | IterableDataset) -> bool:
+    """Whether SAELens's store reads their text: not where they have tokens too."""
+    columns = _columns(documents)
+    return TEXT in columns and not {*TOKENS} & {*columns}
 
 
 def texts(documents: Dataset | IterableDataset) -> Iterator[Any]:

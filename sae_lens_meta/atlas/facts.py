@@ -52,11 +52,12 @@ def facts_of(
         )
         return facts
     facts.notes += measured_on.notes + measured_on.warnings
+    order = measured_on.text_seed
     facts.made_with += [
         ["text", f"{Path(measured_on.dataset).name}, {measured_on.said}"],
         ["tokens read", f"{n_tokens:,}"],
         ["first document", f"{measured_on.first_document:,}"],
-        ["text seed", str(measured_on.text_seed)],
+        ["text seed", "none: in its own order" if order is None else str(order)],
     ]
     return facts
 

@@ -160,12 +160,14 @@ def run_demo(cfg: DemoConfig, console: Console) -> dict[str, DemoRow]:
     check_device(cfg.device)
     with held(cfg.output):
         settings = _settings(cfg)
-        rows, said = _claimed(cfg.output, settings)
+        rows, source = _claimed(cfg.output, settings)
         if not rows:
             rows = _run(cfg, settings, console)
         else:
             console.print(f"{cfg.output} holds this run, which is finished:")
-            console.print(figures_table(FIGURES, rows, said))
+            if source is not None:
+                say(source.notes, source.warnings, console)
+            console.print(figures_table(FIGURES, rows, source.said if source else ""))
             say([], _changed_since(cfg.output, rows), console)
         console.print(
             f"\nSaved: {cfg.output / JOINT} (its meta SAE in meta/), {cfg.output / SOLO}"
@@ -299,11 +301,13 @@ def _source_config(cfg: DemoConfig) -> SourceConfig:
     )
 
 
-def _claimed(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, DemoRow], str]:
+def _claimed(
+    folder: Path, settings: dict[str, Any]
+) -> tuple[dict[str, DemoRow], MeasuredOn | None]:
     """
-    The figures of the finished run with `settings` in `folder`, and of which tokens they are.
+    The figures of the finished run with `settings` in `folder`, and what they were taken on.
 
-    Both are empty if it is not finished.
+    There are none of it if it is not finished.
 
     Raises:
         ValueError: if the folder holds SAEs of anything else.
@@ -315,13 +319,12 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> tuple[dict[str, DemoRow]
                     f"{folder / name} exists, and {folder} has no {RECORD}: it is of another "
                     "run. Give another --output, or delete it."
                 )
-        return {}, ""
+        return {}, None
     found = json.loads((folder / RECORD).read_text())
     check_same(folder, found["settings"], settings)
     rows = TypeAdapter(dict[str, DemoRow]).validate_python(found["figures"])
     source = found.get("source")
-    said = TypeAdapter(MeasuredOn).validate_python(source).said if source else ""
-    return rows, said
+    return rows, TypeAdapter(MeasuredOn).validate_python(source) if source else None
 
 
 def _changed_since(folder: Path, rows: dict[str, DemoRow]) -> list[str]:

@@ -9,6 +9,7 @@ from sae_lens.constants import SAE_WEIGHTS_FILENAME
 from sae_lens.llm_sae_training_runner import _parse_cfg_args
 
 from sae_lens_meta.activations.language_model import model_metadata, model_path
+from sae_lens_meta.activations.rows_of_tokens import check_rows_of_tokens
 from sae_lens_meta.activations.text import read_documents, text_identity
 from sae_lens_meta.destination import check_new, check_writable, held
 from sae_lens_meta.saved import check_device
@@ -59,6 +60,10 @@ def _train(cfg: LanguageModelSAERunnerConfig[Any]) -> None:
     warn_of_slow_meta_sae(cfg)
     runner = LanguageModelSAETrainingRunner(cfg, override_dataset=text)
     check_hook(runner.model, cfg)
+    rows = runner.activations_store.dataset
+    if rows is not None and not cfg.use_chat_formatting:
+        tokenizer: Any = runner.model.tokenizer
+        check_rows_of_tokens(cfg.dataset_path, rows, cfg.prepend_bos, tokenizer)
     runner.run()
 
 

@@ -41,7 +41,9 @@ def calibrated(sae: SavedSAE) -> str:
         return "not calibrated"
     how = f"calibrated by the rule {sae.calibration.rule!r}"
     k, trained_with = sae.calibration.k, sae.settings.get("k")
-    if None not in (k, trained_with) and k != trained_with:
+    if k is not None and trained_with is None:
+        how += f" at k {k:g}"
+    elif k is not None and k != trained_with:
         how += f" at k {k:g}, not the {trained_with:g} that it was trained with"
     if sae.calibration.overridden:
         options = sorted(sae.calibration.overridden.items())

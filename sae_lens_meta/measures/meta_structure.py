@@ -3,8 +3,9 @@
 import torch
 from tqdm.auto import trange
 
+from sae_lens_meta.training.meta_config import MetaSAEConfig
 from sae_lens_meta.training.meta_fit import meta_fit
-from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.penalty import unit_rows
 
 

@@ -14,6 +14,7 @@ from sae_lens import SAE
 from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.activations.comparable import check_comparable
+from sae_lens_meta.activations.held_out import loaded
 from sae_lens_meta.activations.language_model import load_tokenizer
 from sae_lens_meta.activations.measured_on import (
     NEEDED,
@@ -22,7 +23,7 @@ from sae_lens_meta.activations.measured_on import (
     documents_of,
 )
 from sae_lens_meta.activations.source import load_source
-from sae_lens_meta.activations.text import TEXT, load_text
+from sae_lens_meta.activations.text import TEXT
 from sae_lens_meta.measures.controls import random_direction_sae
 from sae_lens_meta.measures.evidence import calibrated
 from sae_lens_meta.probing.config import ProbeConfig
@@ -182,7 +183,7 @@ def _labelled_text(
     parents = load_hierarchy(cfg.hierarchy)
     reading, _, _ = completed(source_cfg, saved[0].reading)
     asked = documents_of(source_cfg, saved, to_calibrate=False)
-    _, rows = load_text(source_cfg.dataset, asked.number, asked.seed, asked.first)
+    _, rows = loaded(source_cfg.dataset, asked)
     if TEXT not in rows.column_names:
         raise ValueError(
             f"{source_cfg.dataset} has no column {TEXT!r}: labels stand on the characters of a text."

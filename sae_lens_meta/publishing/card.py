@@ -80,7 +80,11 @@ def _command(release: Release, comparison: Comparison) -> str:
     options = {name: getattr(source, name) for name in MEASURED_WITH}
     options |= source.options
     options |= {"tokens": source.tokens, "ce_tokens": settings["ce_tokens"]}
-    shown = (f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    shown = (
+        f"--{name} {shlex.quote(str(value))}"
+        for name, value in options.items()
+        if value is not None  # an order that no seed decides
+    )
     return " ".join([f"sae-lens-meta evaluate {release.name}", *shown])
 
 

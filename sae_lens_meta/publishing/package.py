@@ -206,8 +206,8 @@ def public_metadata(reading: Reading, model: str | None) -> dict[str, Any]:
         named["model_file"] = reading.model_file
     if reading.model_file_sha256 is not None:
         named["model_file_sha256"] = reading.model_file_sha256
-    if named["hook_name"] != reading.hook:
-        named["hf_hook_name"] = reading.hook
+    if reading.hook_in_transformers not in (None, named["hook_name"]):
+        named["hf_hook_name"] = reading.hook_in_transformers
     return named
 
 

@@ -23,7 +23,12 @@ from sae_lens_meta.activations.cache import (
 from sae_lens_meta.activations.language_model import model_metadata, model_path
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.part import WHOLE, Part
-from sae_lens_meta.activations.text import check_left_to_train, load_text, text_identity
+from sae_lens_meta.activations.text import (
+    check_left_to_train,
+    load_text,
+    order_of,
+    text_identity,
+)
 from sae_lens_meta.comparison.members import EQUAL_L2, JOINT, SOLO
 from sae_lens_meta.reproduce.executor import (
     Executor,
@@ -292,7 +297,7 @@ class Run:
             "sha256": text_identity(self.recipe.dataset).sha256,
             "first_document": self.recipe.held_out.compare,
             "documents": self.recipe.held_out.select,
-            "text_seed": self.recipe.text_seed,
+            "text_seed": order_of(self.recipe.dataset, self.recipe.text_seed),
         }
 
     def metadata(self, data_seed: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sae_lens import ActivationsStore, LoggingConfig, MultiSAETrainingRunnerConf
 from transformer_lens.HookedTransformer import HookedRootModule
 
 from sae_lens_meta.activations.source import without_advice
-from sae_lens_meta.activations.text import text_identity
+from sae_lens_meta.activations.text import order_of, text_identity
 from sae_lens_meta.training.joint import MetaTrainingSAEConfig
 
 
@@ -71,7 +71,10 @@ def text_metadata(
         data_seed: of the order that its training reads activations in.
     """
     return {
-        "held_out": {"documents": n_held_out, "text_seed": text_seed},
+        "held_out": {
+            "documents": n_held_out,
+            "text_seed": order_of(dataset, text_seed),
+        },
         "text_sha256": text_identity(dataset).sha256,
         "data_seed": data_seed,
     }

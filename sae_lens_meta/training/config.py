@@ -9,6 +9,7 @@ from sae_lens.saes.sae import SAEConfig, TrainingSAEConfig
 from typing_extensions import override
 
 from sae_lens_meta.formats import check_format
+from sae_lens_meta.hooks import both_names
 from sae_lens_meta.training.ranges import check_penalty
 
 # whose factor or matrices SAELens folds into the weights when a training ends
@@ -104,6 +105,12 @@ class DecomposabilityConfig(_Base):
     def get_training_architecture_details(self) -> dict[str, Any]:
         details = super().get_training_architecture_details()
         return {**details, "meta_d_sae": self.meta_width}
+
+    @override
+    def get_inference_sae_cfg_dict(self) -> dict[str, Any]:
+        saved = super().get_inference_sae_cfg_dict()
+        metadata = saved["metadata"]
+        return saved | {"metadata": metadata | both_names(metadata.get("hook_name"))}
 
     @property
     def meta_width(self) -> int:

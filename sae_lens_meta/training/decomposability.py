@@ -11,7 +11,6 @@ from sae_lens.saes.sae import (
     TrainStepInput,
     TrainStepOutput,
 )
-from sae_lens.util import str_to_dtype
 from typing_extensions import override
 
 from sae_lens_meta.training.backend import Beside
@@ -19,11 +18,11 @@ from sae_lens_meta.training.carried import CarriesMetaSAE
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.held_selection import HeldMetaSAE
 from sae_lens_meta.training.implied_overlap import ImpliedOverlap
+from sae_lens_meta.training.meta_config import MetaSAEConfig, implied_by
 from sae_lens_meta.training.meta_fit import meta_fit
-from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.orthogonality import Orthogonality
 from sae_lens_meta.training.penalty import decomposability
-from sae_lens_meta.training.sparse_product import has_sparse_products
 from sae_lens_meta.training.watch import WatchedSteps
 
 Overlap = Orthogonality | ImpliedOverlap
@@ -73,26 +72,7 @@ class DecomposabilityMixin(WatchedSteps, CarriesMetaSAE, _Base):
 
     def meta_config(self) -> MetaSAEConfig:
         """The configuration of the meta SAE."""
-        cfg = self.cfg
-        return MetaSAEConfig(
-            d_in=cfg.d_in,
-            d_sae=cfg.meta_width,
-            k=cfg.meta_k,
-            # its moments are small numbers, which half precision would lose
-            dtype=cfg.dtype
-            if has_sparse_products(str_to_dtype(cfg.dtype))
-            else "float32",
-            device=cfg.device,
-            # every other normalisation is a property of the activations, not of a vector
-            normalize_activations="layer_norm"
-            if cfg.normalize_activations == "layer_norm"
-            else "none",
-            aux_loss_coefficient=1 / 32,
-            decoder_init_norm=1.0,
-            lr=cfg.meta_lr,
-            adam_beta1=cfg.meta_adam_beta1,
-            adam_beta2=cfg.meta_adam_beta2,
-        )
+        return implied_by(self.cfg)
 
     @override
     def get_coefficients(self) -> dict[str, TrainCoefficientConfig | float]:

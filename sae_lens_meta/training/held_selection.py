@@ -4,7 +4,8 @@ import torch
 from typing_extensions import override
 
 from sae_lens_meta.training.backend import Sums, backend_of, products_at, starts_of
-from sae_lens_meta.training.meta_sae import MetaSAE, MetaSAEConfig
+from sae_lens_meta.training.meta_config import MetaSAEConfig
+from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.normalized_rows import LAYER_NORM_EPS
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 from sae_lens_meta.training.backend import backend_of
 from sae_lens_meta.training.config import DecomposabilityConfig
 from sae_lens_meta.training.decomposability import DecomposabilityMixin
-from sae_lens_meta.training.meta_sae import MetaSAEConfig
+from sae_lens_meta.training.meta_config import MetaSAEConfig
 from sae_lens_meta.training.ranges import check_batch_topk
 from sae_lens_meta.training.schedules import ScheduledTrainingSAE, SchedulesConfig
 

@@ -1,14 +1,12 @@
 """The meta SAE: a dictionary of the directions that the primary's decoder rows share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from sae_lens import BatchTopKTrainingSAEConfig
-from typing_extensions import override
 
 from sae_lens_meta.training.adam import MOMENTS, BufferedAdam
 from sae_lens_meta.training.backend import Graphs
+from sae_lens_meta.training.meta_config import MetaSAEConfig
 from sae_lens_meta.training.normalized_batchtopk import (
     Nearby,
     NormalizedBatchTopKTrainingSAE,
@@ -19,29 +17,6 @@ from sae_lens_meta.training.of_training import LeavesOut
 from sae_lens_meta.training.penalty import unit_rows
 from sae_lens_meta.training.silence import DEAD_AFTER_STEPS, by_silence, dead_among
 from sae_lens_meta.training.sparse_product import fired_latents
-
-
-@dataclass
-class MetaSAEConfig(BatchTopKTrainingSAEConfig):
-    """
-    Configuration of the meta SAE that `MetaTrainingSAEConfig` implies.
-
-    Args:
-        lr (float): Learning rate of its own Adam.
-        adam_beta1 (float): The beta1 parameter of its own Adam.
-        adam_beta2 (float): The beta2 parameter of its own Adam.
-    """
-
-    lr: float = 3e-4
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.99
-    use_sparse_activations: bool | None = None  # type: ignore[assignment]
-
-    @override
-    @classmethod
-    def architecture(cls) -> str:
-        # what stands in the metadata of the exported SAE: the training it came from
-        return "meta"
 
 
 class MetaSAE(BufferedAdam, LeavesOut, NormalizedBatchTopKTrainingSAE):
