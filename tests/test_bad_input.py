@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +210,21 @@ def test_command_line_refuses_to_resume_something_else(
             + ["--resume_from_checkpoint", str(middle)]
         )
     assert (tmp_path / "o" / "cfg.json").is_file()
+
+
+def test_training_on_rows_of_tokens_that_begin_otherwise_is_refused(
+    command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would record BOS that the SAE never read."""
+    model: Any = tiny_model(n_ctx=128)
+    model.tokenizer = SimpleNamespace(bos_token_id=7)
+    monkeypatch.setattr(
+        "sae_lens.llm_sae_training_runner.load_model", lambda *_args, **_kwargs: model
+    )
+    assert "0 of 4 rows of tokens of" in command()
+    assert "resid_post" in command(
+        "--prepend_bos", "false", "--hook_name", "resid_post"
+    )
 
 
 def test_command_line_explains_a_value_that_does_not_parse(command: Any) -> None:

@@ -28,12 +28,13 @@ def check_rows_of_tokens(
     Raises:
         ValueError: if one of them begins with BOS and the SAE reads without, or the reverse.
     """
-    rows = list(islice(text, N_LOOKED_AT))
-    column = next((key for key in TOKENS if rows and key in rows[0]), None)
+    first: Any = next(iter(text), {})
+    column = next((key for key in TOKENS if key in first), None)
     if column is None:
         return False
     if tokenizer is None:  # nobody knows what BOS is
         return True
+    rows = islice(text, N_LOOKED_AT)
     begin = [row[column][0] == tokenizer.bos_token_id for row in rows]
     if any(does != bool(prepend_bos) for does in begin):
         raise ValueError(
