@@ -221,10 +221,14 @@ def test_training_on_rows_of_tokens_that_begin_otherwise_is_refused(
     monkeypatch.setattr(
         "sae_lens.llm_sae_training_runner.load_model", lambda *_args, **_kwargs: model
     )
-    assert "0 of 4 rows of tokens of" in command()
-    assert "resid_post" in command(
-        "--prepend_bos", "false", "--hook_name", "resid_post"
+    # which asks the Hub for the tokenizer that the rows were made with
+    monkeypatch.setattr(
+        "sae_lens.training.activations_store.validate_pretokenized_dataset_tokenizer",
+        lambda **_kwargs: None,
     )
+    assert "0 of 4 rows of tokens of" in command()
+    model.tokenizer = SimpleNamespace(bos_token_id=1)
+    assert "4 of 4 rows of tokens of" in command("--prepend_bos", "false")
 
 
 def test_command_line_explains_a_value_that_does_not_parse(command: Any) -> None:
