@@ -217,7 +217,7 @@ def test_training_on_rows_of_tokens_that_begin_otherwise_is_refused(
 ) -> None:
     """It would record BOS that the SAE never read."""
     model: Any = tiny_model(n_ctx=128)
-    model.tokenizer = SimpleNamespace(bos_token_id=7)
+    model.tokenizer = SimpleNamespace(bos_token_id=7, padding_side="right")
     monkeypatch.setattr(
         "sae_lens.llm_sae_training_runner.load_model", lambda *_args, **_kwargs: model
     )
@@ -227,7 +227,7 @@ def test_training_on_rows_of_tokens_that_begin_otherwise_is_refused(
         lambda **_kwargs: None,
     )
     assert "0 of 4 rows of tokens of" in command()
-    model.tokenizer = SimpleNamespace(bos_token_id=1)
+    model.tokenizer.bos_token_id = 1
     assert "4 of 4 rows of tokens of" in command("--prepend_bos", "false")
 
 
