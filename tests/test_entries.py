@@ -126,6 +126,11 @@ def test_variants_differ_in_more_than_the_seed() -> None:
         "joint, lambda_2 0.1, k 4",
         "joint, lambda_2 0.3, k 8",
     ]
+    # which has no sigma^2
+    by_id["sae_4"] = trained(1.0, 0, penalty="implied_overlap")
+    named = variants(entries, by_id, {"solo"})
+    assert named["sae_4"] == "joint, penalty implied_overlap, lambda 1.0, k 4"
+    assert named["sae_5"] == "joint, lambda_2 0.3, penalty decomposability, k 8"
     by_id["sae_1"] = trained(0, 1, k=5)
     with pytest.raises(ValueError, match="solo SAEs are not seeds .* differ in k"):
         variants(entries, by_id, {"solo"})

@@ -9,14 +9,15 @@ from sae_lens_meta.saved import SavedSAE, short_names
 
 # groups whose members must have been trained as their names say
 JOINT, SOLO, EQUAL_L2 = "joint", "solo", "solo_equal_l2"
-# what a variant of joint SAEs is called by, where they record it
 # settings that SAEs were trained with before there was a choice
 _BEFORE = {"penalty": "decomposability", "resample_every": 0, "k_anneal_steps": 0}
+# what a variant of joint SAEs is called by, where they record it: the paper's penalty, and others
 _SHOWN = {
     "decomposability_coefficient": "lambda_2",
     "decomposability_bandwidth": "sigma^2",
     "meta_lr": "meta_lr",
 }
+_SHOWN_OF_OTHERS = {"penalty": "penalty", "decomposability_coefficient": "lambda"}
 
 
 @dataclass
@@ -91,9 +92,12 @@ def variants(
                 f"The {group} SAEs are not seeds of one setting: they differ in "
                 f"{', '.join(differing)}. Compare each setting by itself."
             )
-        shown = _SHOWN if group == JOINT and group not in fixed else {}
-        shown = {**shown, **{key: key for key in differing if key not in shown}}
         for i in ids:
+            shown = {}
+            if group == JOINT and group not in fixed:
+                is_papers = settings[i]["penalty"] == _BEFORE["penalty"]
+                shown = _SHOWN if is_papers else _SHOWN_OF_OTHERS
+            shown = shown | {key: key for key in differing if key not in shown}
             values = [
                 f"{v} {settings[i][k]}" for k, v in shown.items() if k in settings[i]
             ]

@@ -243,12 +243,16 @@ def _training(path: Path, package: Package, dataset: str | None) -> str:
     model = metadata.get("model_name") or "a model that is not recorded"
     if file := metadata.get("model_file"):
         model += f" ({file})"
+    weight = f"{settings['decomposability_coefficient']:g}"
+    objective = f"penalty {settings.get('penalty')}, lambda {weight}"
+    if settings.get("penalty", "decomposability") == "decomposability":
+        objective = (
+            f"lambda_2 {weight}, sigma^2 {settings['decomposability_bandwidth']:g}, "
+            f"meta SAE {settings['meta_d_sae']:,} / {settings['meta_k']:g}"
+        )
     return (
-        f"{tokens}{text} through {model}, "
-        f"context {metadata.get('context_size')}, "
-        f"k {settings['k']:g}, lambda_2 {settings['decomposability_coefficient']:g}, "
-        f"sigma^2 {settings['decomposability_bandwidth']:g}, meta SAE "
-        f"{settings['meta_d_sae']:,} / {settings['meta_k']:g}"
+        f"{tokens}{text} through {model}, context {metadata.get('context_size')}, "
+        f"k {settings['k']:g}, {objective}"
     )
 
 
