@@ -92,7 +92,8 @@ def test_language_model_runner_on_a_hugging_face_model(
     sae = LanguageModelSAETrainingRunner(cfg, override_dataset=text).run()
     assert_joint_run(sae, tmp_path)
     metadata = SAE.load_from_disk(tmp_path).cfg.metadata
-    assert (metadata.hook_name, metadata.training_architecture) == (HOOK, "meta")
+    assert (metadata.hf_hook_name, metadata.training_architecture) == (HOOK, "meta")
+    assert metadata.hook_name == "blocks.11.hook_resid_post"
 
 
 @pytest.mark.slow

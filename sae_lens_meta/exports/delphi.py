@@ -58,7 +58,9 @@ class DelphiCache:
             The folder of the hook.
         """
         tokens = torch.cat(self._tokens)
-        path = folder / str(self.sae.cfg.metadata.hook_name)
+        metadata = self.sae.cfg.metadata
+        # delphi finds modules by their names in transformers
+        path = folder / str(metadata.get("hf_hook_name") or metadata.hook_name)
         path.mkdir(parents=True, exist_ok=True)
         save_file(
             {
