@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +36,12 @@ from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card
 from sae_lens_meta.publishing.package import Package, make_package, public_metadata
-from sae_lens_meta.publishing.publish import PublishConfig, prepare, publish
+from sae_lens_meta.publishing.publish import (
+    PublishConfig,
+    _training,
+    prepare,
+    publish,
+)
 from sae_lens_meta.publishing.upload import PublishError
 from sae_lens_meta.report.scores import attached
 from sae_lens_meta.saved import Reading, SavedSAE
@@ -210,6 +216,20 @@ def test_the_card_and_the_terminal_warn_of_an_sae_that_does_not_do(path: Path) -
         assert "of the variance of the activations:" not in text
         assert "recovers" not in text
         assert "never fire on this text" not in text
+
+
+def test_a_training_is_told_by_its_own_penalty(package: Package, path: Path) -> None:
+    known = package.measured.training
+    told = []
+    for changes in (
+        {},
+        {"penalty": "implied_overlap", "decomposability_coefficient": 1.0},
+    ):
+        measured = SimpleNamespace(training=known | changes)
+        subject: Any = SimpleNamespace(measured=measured, metadata=package.metadata)
+        told.append(_training(path, subject, None))
+    assert "lambda_2 0.3, sigma^2 1, meta SAE " in told[0]
+    assert told[1].endswith("penalty implied_overlap, lambda 1")
 
 
 def test_a_published_config_has_the_hook_by_both_names() -> None:
