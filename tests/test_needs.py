@@ -188,3 +188,17 @@ def test_dense_products_are_those_that_torch_counts(is_sparse: bool) -> None:
     with FlopCounterMode(display=False) as step:
         solo.trainer.step(solo.inputs)
     assert step.get_total_flops() == primary
+
+
+@pytest.mark.parametrize(
+    ("shape", "peak_gb"), [("gpt2-large", 2.0), ("gemma-4096", 12.9)]
+)
+def test_memory_planned_for_a_gpu_is_what_was_measured(
+    shape: str, peak_gb: float
+) -> None:
+    """By benchmarks/memory.py on an H100: with graphs at the first shape, without at the second."""
+    sizes = SHAPES[shape]
+    cfg: Any = sae_of("joint", sizes, device="meta").cfg
+    weights = 2 * cfg.d_in * (cfg.d_sae + cfg.meta_width)
+    planned = needs.gpu_step_bytes(cfg, sizes.batch) + 3 * needs.BYTES * weights
+    assert planned / 1e9 == pytest.approx(peak_gb, rel=0.2)

@@ -123,10 +123,10 @@ def gpu_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
     # the primary's backward: gradients, and the two that are made transposed; the
     # reconstructed rows and what the penalty adds to the gradient
     backward = 6 * rows + 8 * inputs
-    # its search: encoder rows, with the gradients gone
-    search = rows + 3 * min(CHUNK, batch * cfg.d_sae) + 4 * inputs
+    # its search, in half precision: encoder rows, with the gradients gone
+    search = rows + 3 * min(CHUNK, batch * cfg.d_sae) // 2 + 4 * inputs
     # meta steps: targets, inputs, reconstructions, and the errors of both losses
-    fit = int(7.3 * rows) + min(CHUNK, meta)
+    fit = int(7.3 * rows) + min(CHUNK, meta) // 2
     if rows <= LARGEST:  # graphs keep theirs
         return BYTES * (max(backward, search) + fit)
     return BYTES * max(backward, search, fit)

@@ -22,7 +22,7 @@ class Beside:
         self._stream: torch.cuda.Stream | None = None  # while there is work on it
 
     def __reduce__(self) -> Any:
-        return Beside, ()  # a copy of a module has a stream of its own
+        return Beside, ()  # of work under way a copy has none
 
     @contextmanager
     def work_on(self, matrix: torch.Tensor) -> Iterator[None]:

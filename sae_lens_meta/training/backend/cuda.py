@@ -14,8 +14,8 @@ With `x` and the encoder's directions `w` scaled to norms of at most 1, the boun
     U_ij = x_i . w_j + b_j + (3 u + s) |x_i| |w_j| + (u + s) |b_j| + (2 sqrt(d) + 3) 2^-25
 
 where u = 2^-11 is what half precision rounds each factor and U itself by, relative to itself
-or, for the smallest, by 2^-25, and s = d 2^-23 what a float32 sum of d = `d_in` terms is. It is linear in what is known
-of i, so it comes out of the product itself: of the rows `[x_i, |x_i|, 1, 1]` and
+or, for the smallest, by 2^-25, and s = d 2^-23 what rounds a float32 sum of d = `d_in` terms. It
+is linear in what is known of i, so it comes out of the product itself: of `[x_i, |x_i|, 1, 1]` and
 `[w_j, error |w_j|, high_j, low_j]`, the last two a number in two halves.
 """
 
