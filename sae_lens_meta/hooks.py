@@ -12,6 +12,14 @@ _BLOCKS = (
     "model.decoder.layers",
 )
 _MODULE = re.compile(rf"({'|'.join(map(re.escape, _BLOCKS))})\.(\d+)")
+# where the blocks are in models whose name begins so
+_FAMILIES = {
+    r"(distil)?gpt2(-|$)": "transformer.h",
+    r"(pythia|gpt-neox)-": "gpt_neox.layers",
+    r"opt-": "model.decoder.layers",
+    r"(gemma(-2)?-\d+b|(meta-)?llama-[23]|mistral-\d|smollm2?-|qwen(1\.5|2|2\.5|3)-\d)": "model.layers",
+}
+_SEES = re.compile(r"vl|vision")  # whose language model lies deeper
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
 
@@ -24,6 +32,26 @@ def transformer_lens_name(hook: str) -> str | None:
     if found := _MODULE.fullmatch(hook):
         return f"blocks.{found[2]}.hook_resid_post"
     return hook if hook.startswith(("blocks.", "hook_", "ln_final.")) else None
+
+
+def transformers_name(hook: str, model: str | None) -> str | None:
+    """
+    The name of a hook in transformers; None where it has none, or the model is of no known family.
+
+    Args:
+        hook: as recorded, of either kind.
+        model: the Hub's id or TransformerLens's name; the family is told by its last part.
+    """
+    if transformer_lens_name(hook) != hook:
+        return hook
+    family = (model or "").rsplit("/", 1)[-1].lower()
+    found = _HOOK.fullmatch(hook)
+    if found is None or _SEES.search(family):
+        return None
+    block = int(found[1]) - (found[2] == "pre")
+    named = (blocks for begins, blocks in _FAMILIES.items() if re.match(begins, family))
+    blocks = next(named, None)
+    return None if blocks is None or block < 0 else f"{blocks}.{block}"
 
 
 def both_names(hook: str | None) -> dict[str, str]:

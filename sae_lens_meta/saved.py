@@ -20,7 +20,7 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, SAE_TRAINING_CLASS_REGISTRY
 from safetensors import SafetensorError, safe_open
 
 from sae_lens_meta.hashing import file_sha256
-from sae_lens_meta.hooks import transformer_lens_name
+from sae_lens_meta.hooks import transformer_lens_name, transformers_name
 from sae_lens_meta.training.config import FOLDED_NORMALIZATIONS
 
 Kind = Literal["sae", "transcoder", "training checkpoint"]
@@ -46,7 +46,7 @@ class Reading:
         model_class: HookedTransformer, AutoModelForCausalLM or HookedMamba.
         model_kwargs: of the model's `from_pretrained`, such as its dtype.
         hook: whose activations, as recorded.
-        hook_in_transformers: its name in transformers, where the record has that beside.
+        hook_in_transformers: its name in transformers, recorded beside or told by the model's family.
         head: of a hook with several.
         context_size: tokens.
         prepend_bos: whether every context begins with a BOS token.
@@ -402,16 +402,20 @@ def _reading(metadata: dict[str, Any]) -> Reading:
     if separator is None and "sequence_separator_token" in metadata:
         separator = "none"
     positions = metadata.get("seqpos_slice")
+    model, hook = metadata.get("model_name"), metadata.get("hook_name")
+    model_on_the_hub = metadata.get("model_on_the_hub")
+    hook_in_transformers = metadata.get("hf_hook_name")
+    if hook and not hook_in_transformers:
+        hook_in_transformers = transformers_name(hook, model_on_the_hub or model)
     return Reading(
-        model=metadata.get("model_name"),
-        model_on_the_hub=metadata.get("model_on_the_hub"),
+        model=model,
+        model_on_the_hub=model_on_the_hub,
         model_file=metadata.get("model_file"),
         model_file_sha256=metadata.get("model_file_sha256"),
         model_class=metadata.get("model_class_name"),
         model_kwargs=metadata.get("model_from_pretrained_kwargs"),
-        hook=metadata.get("hook_name"),
-        hook_in_transformers=metadata.get("hf_hook_name")
-        or _in_transformers(metadata.get("hook_name")),
+        hook=hook,
+        hook_in_transformers=hook_in_transformers,
         head=metadata.get("hook_head_index"),
         context_size=metadata.get("context_size"),
         prepend_bos=metadata.get("prepend_bos"),
@@ -422,11 +426,6 @@ def _reading(metadata: dict[str, Any]) -> Reading:
         chat=metadata.get("use_chat_formatting"),
         autocast_lm=metadata.get("autocast_lm"),
     )
-
-
-def _in_transformers(hook: str | None) -> str | None:
-    is_of_transformer_lens = hook is not None and transformer_lens_name(hook) == hook
-    return None if is_of_transformer_lens else hook
 
 
 def _text(metadata: dict[str, Any]) -> TrainingText | None:

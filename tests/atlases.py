@@ -20,6 +20,7 @@ from sae_lens_meta.decomposition.decomposition import Decomposition, decomposed
 from sae_lens_meta.saved import SavedSAE
 from sae_lens_meta.training.carried import META_FOLDER
 from tests.comparisons import SOURCE, compared, comparison
+from tests.tiny_llama import record_defaults
 
 D_IN, D_SAE, N_META = 64, 60, 20
 MARKUP = "<img/src=x/onerror=document.title='run'>"
@@ -132,7 +133,8 @@ def save_beside_its_kin(folder: Path) -> None:
     saes["zero_row"].W_dec.data[3] = 0
     for name, sae in saes.items():
         recorded = {"hook_name": "blocks.1.hook_resid_post", "model_name": "a-model"}
-        recorded |= {"model_class_name": "HookedTransformer", "prepend_bos": True}
+        recorded |= {"model_class_name": "HookedTransformer"}
+        record_defaults(sae.cfg.metadata)
         for key, value in (recorded | {"context_size": CONTEXT}).items():
             setattr(sae.cfg.metadata, key, value)
         sae.save_model(folder / name)

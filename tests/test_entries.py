@@ -61,9 +61,9 @@ def test_names_are_as_short_as_tells_them_apart_and_never_paths() -> None:
         ({"prepend_bos": True}, "prepend_bos are True and None.* give --prepend_bos"),
         ({"context_size": 64}, "context_size are 64 and None.* give --context_size"),
         ({"seqpos_slice": (1, None)}, "seqpos_slice"),
-        ({"exclude_special_tokens": True}, "exclude_special_tokens are True and False"),
-        ({"disable_concat_sequences": True}, "concatenate are False and True"),
-        ({"sequence_separator_token": None}, "separator are 'none' and 'bos'"),
+        ({"exclude_special_tokens": True}, "tokens are True and None.* give --exclude"),
+        ({"disable_concat_sequences": True}, "concatenate are False and None.* give"),
+        ({"sequence_separator_token": None}, "separator are 'none' and None.* give"),
         ({"model_class_name": "HookedTransformer"}, "model_class are"),
         ({"model_from_pretrained_kwargs": {"revision": "v2"}}, "model_kwargs are"),
         ({"autocast_lm": True}, "autocast_lm are True and False"),
@@ -81,7 +81,10 @@ def test_models_may_differ_in_name_where_one_is_given_for_all() -> None:
     check_comparable(saes, {"model"})
     with pytest.raises(ValueError, match="model are .* or give --model"):
         check_comparable(saes)
-    check_comparable({"a": sae(seqpos_slice=(None,)), "b": sae(seqpos_slice=None)})
+
+
+def test_positions_spelled_otherwise_are_the_same() -> None:
+    check_comparable({"a": sae(seqpos_slice=(3,)), "b": sae(seqpos_slice=(None, 3))})
 
 
 def test_two_model_files_of_one_name_are_two_models() -> None:

@@ -18,6 +18,7 @@ from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.cli import main
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config, trainer_for
+from tests.tiny_llama import record_defaults
 
 pytestmark = pytest.mark.usefixtures("few_meta_steps")
 TOKENS, HOOK, K = 4096, "model.layers.11", 16
@@ -30,7 +31,8 @@ def saved_sae(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg = meta_config(d_in=576, d_sae=512, k=K, decomposability_coefficient=0)
     metadata = cfg.metadata
     metadata.model_name, metadata.model_class_name = str(smollm2), CLASS
-    metadata.hook_name, metadata.context_size, metadata.prepend_bos = HOOK, 128, True
+    metadata.hook_name, metadata.context_size = HOOK, 128
+    record_defaults(metadata)
     sae = MetaTrainingSAE(cfg)
     path = tmp_path_factory.mktemp("sae") / "solo"
     sae.save_inference_model(path)

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import load_source
+from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.cli import main
 from sae_lens_meta.exports.config import ExportConfig
 from sae_lens_meta.exports.dashboards import AT_A_TIME
+from sae_lens_meta.exports.delphi import DelphiCache
 from sae_lens_meta.saved import SavedSAE
-from tests.tiny_llama import CONTEXT, HOOK, save_tiny_llama, save_trained
+from tests.tiny_llama import CONTEXT, HOOK, WIDTH, save_tiny_llama, save_trained
 
 pytestmark = pytest.mark.slow
 TOKENS = 4096
@@ -84,6 +86,20 @@ def test_delphi_is_given_the_model_that_was_read_and_not_the_one_recorded(
         export(sae, "delphi", tmp_path / output, "--latents", "1", *more)
         config = json.loads((tmp_path / output / HOOK / "config.json").read_text())
         assert config["model_name"] == name
+
+
+def test_delphi_is_given_the_hooks_name_in_transformers(
+    sae: Path, tmp_path: Path
+) -> None:
+    an_sae = SAE.load_from_disk(sae)
+    an_sae.cfg.metadata.hf_hook_name = None
+    an_sae.cfg.metadata.hook_name = "blocks.2.hook_resid_post"
+    cache = DelphiCache(an_sae, [1])
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    cache.update(ActivationBatch(tokens, torch.randn(2, 4, WIDTH)))
+    assert cache.save(tmp_path, "gpt2").name == "transformer.h.2"
+    # of a model whose modules nothing tells, the name that is recorded
+    assert cache.save(tmp_path, "mine").name == "blocks.2.hook_resid_post"
 
 
 @pytest.mark.parametrize("to", ["saedashboard", "neuronpedia"])

@@ -20,11 +20,12 @@ from sae_lens import (
     TranscoderConfig,
 )
 from sae_lens.registry import SAE_CLASS_REGISTRY
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.cli import main
 from sae_lens_meta.hashing import file_sha256
-from sae_lens_meta.hooks import name_in, transformer_lens_name
+from sae_lens_meta.hooks import name_in, transformer_lens_name, transformers_name
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config
 
@@ -285,3 +286,76 @@ def test_a_model_finds_the_hook_by_either_name() -> None:
     assert name_in("model.layers.11", llama) == "model.layers.11"
     assert name_in("model.layers.11", lens) == "blocks.11.hook_resid_post"
     assert name_in("model.layers.11.mlp", lens) is None
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 16,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "models"),
+    [
+        ("gpt2", ["gpt2", "gpt2-small", "openai-community/gpt2-large", "distilgpt2"]),
+        ("gpt_neox", ["EleutherAI/pythia-70m-deduped", "pythia-1b"]),
+        ("opt", ["facebook/opt-125m"]),
+        ("gemma", ["google/gemma-2b-it"]),
+        ("gemma2", ["google/gemma-2-9b", "gemma-2-2b-it"]),
+        ("llama", ["meta-llama/Llama-3.1-8B", "Meta-Llama-3-8B", "meta-llama/Llama-2-7b-hf"]),
+        ("llama", ["HuggingFaceTB/SmolLM2-135M-Instruct"]),
+        ("mistral", ["mistralai/Mistral-7B-v0.1"]),
+        ("qwen2", ["Qwen/Qwen2.5-0.5B", "Qwen/Qwen1.5-0.5B"]),
+        ("qwen3", ["Qwen/Qwen3-0.6B"]),
+    ],
+)  # fmt: skip
+def test_a_family_has_its_blocks_where_transformers_has_them(
+    kind: str, models: list[str]
+) -> None:
+    config = AutoConfig.for_model(kind, **SMALL)
+    modules = dict(AutoModelForCausalLM.from_config(config).named_modules())
+    for model in models:
+        for hook in ("blocks.2.hook_resid_post", "blocks.1.hook_resid_pre"):
+            name = transformers_name(hook, model)
+            assert name in modules
+            # a block, not a part of one
+            assert sum(m.startswith(f"{name}.") for m in modules) > 4
+        post, pre = (f"blocks.1.hook_resid_{end}" for end in ("post", "pre"))
+        assert transformers_name(post, model) != transformers_name(pre, model)
+
+
+@pytest.mark.parametrize(
+    ("hook", "model"),
+    [
+        ("blocks.2.hook_resid_post", "Qwen/Qwen-1_8B"),  # its blocks are elsewhere
+        ("blocks.2.hook_resid_post", "google/gemma-3-4b-it"),
+        ("blocks.2.hook_resid_post", "Qwen/Qwen2-VL-2B"),
+        ("blocks.2.hook_resid_post", "meta-llama/Llama-3.2-11B-Vision"),
+        ("blocks.2.hook_resid_post", "my-model"),
+        ("blocks.2.hook_resid_post", None),
+        ("blocks.2.hook_mlp_out", "gpt2"),
+        ("blocks.0.hook_resid_pre", "gpt2"),
+    ],
+)
+def test_what_no_family_tells_has_no_name_in_transformers(
+    hook: str, model: str | None
+) -> None:
+    assert transformers_name(hook, model) is None
+
+
+def test_a_record_by_transformer_lens_has_the_other_name_too(folder: Path) -> None:
+    named = json.loads((folder / "cfg.json").read_text())["metadata"]
+    del named["hf_hook_name"], named["model_on_the_hub"]
+    named |= {"hook_name": "blocks.3.hook_resid_post", "model_name": "gpt2"}
+    reading = changed(folder, metadata=named).reading
+    assert reading.transformer_lens_hook == "blocks.3.hook_resid_post"
+    assert reading.hook_in_transformers == "transformer.h.3"
+    # the Hub's id goes before a path
+    named |= {"model_name": "/x/gpt2", "model_on_the_hub": "google/gemma-2-2b"}
+    reading = changed(folder, metadata=named).reading
+    assert reading.hook_in_transformers == "model.layers.3"

@@ -1,6 +1,7 @@
 """Activations to measure on are those that the SAE was trained on, whatever reads them."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def saved(folder: Path, model: Path, d_in: int = WIDTH, **metadata: Any) -> Save
         setattr(cfg.metadata, key, value)
     MetaTrainingSAE(cfg).save_inference_model(folder)
     return SavedSAE.read(folder)
+
+
+def forget(sae: SavedSAE, *keys: str) -> None:
+    """Takes from the record of `sae` what an older SAELens did not write."""
+    path = sae.path / "cfg.json"
+    cfg = json.loads(path.read_text())
+    for key in keys:
+        del cfg["metadata"][key]
+    path.write_text(json.dumps(cfg))
 
 
 def source_of(sae: SavedSAE, **asked: Any) -> ActivationSource:
@@ -102,42 +112,76 @@ def test_an_option_goes_before_the_record_and_is_said(
 
 
 @pytest.mark.parametrize(
-    ("key", "option"),
+    ("key", "option", "given"),
     [
-        ("model_name", "model"),
-        ("model_class_name", "model_class"),
-        ("hook_name", "hook"),
-        ("context_size", "context_size"),
-        ("prepend_bos", "prepend_bos"),
+        ("model_name", "model", None),  # a path of this run's
+        ("model_class_name", "model_class", AUTO),
+        ("hook_name", "hook", HOOK),
+        ("context_size", "context_size", CONTEXT),
+        ("prepend_bos", "prepend_bos", True),
+        ("exclude_special_tokens", "exclude_special_tokens", True),
+        ("disable_concat_sequences", "concatenate", False),
+        ("sequence_separator_token", "separator", "none"),
+        ("seqpos_slice", "seqpos_slice", "1:-2"),
     ],
 )
 def test_what_is_not_recorded_is_asked_for_by_name(
-    model: Path, tmp_path: Path, key: str, option: str
+    model: Path, tmp_path: Path, key: str, option: str, given: Any
 ) -> None:
-    unrecorded: dict[str, Any] = {key: None}
-    sae = saved(tmp_path, model, **unrecorded)
+    sae = saved(tmp_path, model)
+    forget(sae, key)
+    sae, given = SavedSAE.read(tmp_path), given or str(model)
     with pytest.raises(ValueError, match=f"does not record the {option} .* --{option}"):
         source_of(sae)
-    given: Any = {
-        "model": str(model), "model_class": AUTO, "hook": HOOK, "context_size": CONTEXT,
-        "prepend_bos": True,
-    }[option]  # fmt: skip
-    source_of(sae, **{option: given})
+    source, measured_on = load_source(SourceConfig(**{option: given}), [sae])
+    wanted = {"model": source.reading.model, "seqpos_slice": (1, -2)}
+    assert getattr(source.reading, option) == wanted.get(option, given)
+    assert measured_on.overridden == []  # nothing recorded was set aside
 
 
-def test_settings_that_older_saes_do_not_record_are_said_to_be_assumed(
+def test_all_that_is_not_recorded_is_asked_for_at_once(
     model: Path, tmp_path: Path
 ) -> None:
+    sae = saved(tmp_path, model)
+    forget(sae, "exclude_special_tokens", "seqpos_slice", "hook_name")
+    asked = "Give --hook --exclude_special_tokens --seqpos_slice. "
+    usual = "--exclude_special_tokens False --seqpos_slice :."
+    with pytest.raises(ValueError, match=re.escape(asked) + ".*" + re.escape(usual)):
+        source_of(SavedSAE.read(tmp_path))
+
+
+@pytest.mark.parametrize("positions", ["", "5", "a:", "1:2:3:4", "::0"])
+def test_positions_that_are_no_slice_are_named(
+    model: Path, tmp_path: Path, positions: str
+) -> None:
+    sae = saved(tmp_path, model)
+    with pytest.raises(ValueError, match=re.escape(f"{positions!r} is no slice")):
+        source_of(sae, seqpos_slice=positions)
+
+
+def test_positions_are_given_as_a_slice_is_written(model: Path, tmp_path: Path) -> None:
+    sae = saved(tmp_path, model)
+    for positions, wanted in (
+        ("::2", slice(None, None, 2)),
+        ("-3:", slice(-3, None)),
+    ):
+        source, measured_on = load_source(SourceConfig(seqpos_slice=positions), [sae])
+        assert slice(*(source.reading.seqpos_slice or ())) == wanted
+        whole, part = source_of(sae).tokens(64), source.stream(64)
+        assert torch.equal(next(part).tokens, next(whole)[:, wanted])
+        assert len(measured_on.overridden) == 1
+    _, measured_on = load_source(SourceConfig(seqpos_slice=":"), [sae])
+    assert measured_on.overridden == []
+
+
+def test_documents_that_are_assumed_are_said(model: Path, tmp_path: Path) -> None:
     saved(tmp_path, model)
-    cfg = json.loads((tmp_path / "cfg.json").read_text())
-    assert "sequence_separator_token" not in cfg["metadata"]
     _, measured_on = load_source(SourceConfig(), [SavedSAE.read(tmp_path)])
-    assert "separator 'bos'" in measured_on.notes[0]
     assert "documents 1 to 12 of 'pydoc'" in measured_on.notes[0]
     _, measured_on = load_source(
         SourceConfig(held_out_documents=3), [SavedSAE.read(tmp_path)]
     )
-    assert "documents" not in measured_on.notes[0]
+    assert measured_on.notes == []
 
 
 def test_a_model_that_cannot_be_had_is_named_with_what_to_do(
@@ -257,26 +301,3 @@ def test_a_text_is_known_by_what_is_read_of_it(tmp_path: Path) -> None:
         found.append(text_identity(str(tmp_path / name)))
     assert found[0].sha256 != found[2].sha256
     assert not found[0].is_whole
-
-
-def test_what_is_not_recorded_can_be_given(tmp_path: Path, model: Path) -> None:
-    sae = saved(tmp_path / "sae", model)
-    cfg = json.loads((sae.path / "cfg.json").read_text())
-    given: Any = {
-        "exclude_special_tokens": True,
-        "concatenate": False,
-        "separator": "none",
-    }
-    for key in (
-        "exclude_special_tokens",
-        "disable_concat_sequences",
-        "sequence_separator_token",
-    ):
-        cfg["metadata"].pop(key, None)
-    (sae.path / "cfg.json").write_text(json.dumps(cfg))
-    sae = SavedSAE.read(sae.path)
-    _, measured_on = load_source(SourceConfig(), [sae])
-    assert "concatenate True (--concatenate)" in measured_on.assumed
-    source, measured_on = load_source(SourceConfig(**given), [sae])
-    assert not [said for said in measured_on.assumed if said.split()[0] in given]
-    assert {name: getattr(source.reading, name) for name in given} == given

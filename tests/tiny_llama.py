@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sae_lens_meta import MetaTrainingSAE
-from sae_lens_meta.activations.measured_on import DEFAULTS
+from sae_lens_meta.activations.measured_on import OFF
 from sae_lens_meta.activations.source import ActivationSource
 from sae_lens_meta.activations.text import load_text
 from tests.helpers import meta_config, trainer_for
@@ -50,12 +50,16 @@ def save_tiny_llama(path: Path) -> Path:
 def tiny_source(model: Path, **documents: int) -> ActivationSource:
     """Activations of the model's hook on some documents of `pydoc`."""
     reading = replace(
-        DEFAULTS,
+        OFF,
         model=str(model),
         model_class="AutoModelForCausalLM",
         hook=HOOK,
         context_size=CONTEXT,
         prepend_bos=True,
+        exclude_special_tokens=False,
+        concatenate=True,
+        separator="bos",
+        seqpos_slice=(None,),
     )
     loaded = load_model("AutoModelForCausalLM", str(model), "cpu")
     text = load_text("pydoc", **documents)[1]
@@ -66,11 +70,15 @@ def record_reading(metadata: Any, model: Path) -> None:
     """Writes into a config's metadata what a runner of SAELens would of `tiny_source`."""
     metadata.model_name = str(model)
     metadata.model_class_name = "AutoModelForCausalLM"
-    metadata.hook_name, metadata.context_size, metadata.prepend_bos = (
-        HOOK,
-        CONTEXT,
-        True,
-    )
+    metadata.hook_name, metadata.context_size = HOOK, CONTEXT
+    record_defaults(metadata)
+
+
+def record_defaults(metadata: Any) -> None:
+    """Writes what a runner of SAELens records of a reading by its defaults."""
+    metadata.prepend_bos, metadata.seqpos_slice = True, (None,)
+    metadata.exclude_special_tokens = metadata.disable_concat_sequences = False
+    metadata.sequence_separator_token = "bos"
 
 
 def save_trained(model: Path, path: Path, **settings: Any) -> Path:

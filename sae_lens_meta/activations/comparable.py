@@ -3,7 +3,7 @@
 from collections.abc import Callable, Set
 from typing import Any
 
-from sae_lens_meta.activations.measured_on import DEFAULTS, NEEDED
+from sae_lens_meta.activations.measured_on import NEEDED, OFF
 from sae_lens_meta.saved import SavedSAE
 
 
@@ -32,10 +32,10 @@ def check_comparable(saes: dict[str, SavedSAE], given: Set[str] = frozenset()) -
                 )
 
 
-def _or_default(name: str) -> Callable[[SavedSAE], Any]:
+def _or_off(name: str) -> Callable[[SavedSAE], Any]:
     def get(sae: SavedSAE) -> Any:
         recorded = getattr(sae.reading, name)
-        return getattr(DEFAULTS, name) if recorded is None else recorded
+        return getattr(OFF, name) if recorded is None else recorded
 
     return get
 
@@ -50,18 +50,15 @@ _MUST_AGREE: dict[str, Callable[[SavedSAE], Any]] = {
     "model_class": lambda sae: sae.reading.model_class,
     "context_size": lambda sae: sae.reading.context_size,
     "prepend_bos": lambda sae: sae.reading.prepend_bos,
-    **{
-        name: _or_default(name)
-        for name in (
-            "model_kwargs",
-            "exclude_special_tokens",
-            "concatenate",
-            "separator",
-            "chat",
-            "autocast_lm",
-        )
-    },
-    "seqpos_slice": lambda sae: slice(*(sae.reading.seqpos_slice or (None,))),
+    "exclude_special_tokens": lambda sae: sae.reading.exclude_special_tokens,
+    "concatenate": lambda sae: sae.reading.concatenate,
+    "separator": lambda sae: sae.reading.separator,
+    "seqpos_slice": lambda sae: (
+        sae.reading.seqpos_slice and slice(*sae.reading.seqpos_slice)
+    ),
+    "model_kwargs": _or_off("model_kwargs"),
+    "chat": _or_off("chat"),
+    "autocast_lm": _or_off("autocast_lm"),
 }
 
 # not recorded by older SAEs; and the option that gives it for all

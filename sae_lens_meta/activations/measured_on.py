@@ -21,20 +21,27 @@ from sae_lens_meta.activations.language_model import is_same_model
 from sae_lens_meta.activations.text import PYDOC, order_of, text_identity
 from sae_lens_meta.saved import Reading, SavedSAE
 
-# SAELens's own, of settings that it has not always recorded
-DEFAULTS = Reading(
-    model_kwargs={},
-    exclude_special_tokens=False,
-    concatenate=True,
-    separator="bos",
-    seqpos_slice=(None,),
-    chat=False,
-    autocast_lm=False,
-)
-# SAELens records none of these where it is empty or off
-_NEVER_SAID = ("model_kwargs", "chat", "autocast_lm")
+# of settings that SAELens records nowhere while they are empty or off
+OFF = Reading(model_kwargs={}, chat=False, autocast_lm=False)
 EVERY_TOKEN = "every token"
-NEEDED = ("model", "model_class", "hook", "context_size", "prepend_bos")
+NEEDED = (
+    "model",
+    "model_class",
+    "hook",
+    "context_size",
+    "prepend_bos",
+    "exclude_special_tokens",
+    "concatenate",
+    "separator",
+    "seqpos_slice",
+)
+# SAELens's own, of those that it has not always recorded
+_USUAL = {
+    "exclude_special_tokens": "False",
+    "concatenate": "True",
+    "separator": "bos",
+    "seqpos_slice": ":",
+}
 
 
 @dataclass
@@ -55,6 +62,8 @@ class SourceConfig:
         concatenate (bool | None): Whether documents are joined to fill contexts.
         separator (str | None): What stands between documents that are joined: bos, eos, sep or
             none.
+        seqpos_slice (str | None): Positions of a context that the SAE reads, as a slice: `:` for
+            all, `1:` for all but the first.
         dataset (str): `pydoc`, a file of text, or a dataset on the Hub.
         held_out_documents (int | None): Documents to read; by default those that the SAE records
             as kept from its training, without those that its thresholds were taken on.
@@ -73,6 +82,7 @@ class SourceConfig:
     exclude_special_tokens: bool | None = None
     concatenate: bool | None = None
     separator: Literal["bos", "eos", "sep", "none"] | None = None
+    seqpos_slice: str | None = None
     dataset: str = PYDOC
     held_out_documents: int | None = None
     first_document: int | None = None
@@ -105,7 +115,7 @@ class MeasuredOn:
         seen: whether training saw them, as far as is recorded; of several SAEs the worst.
         overridden: what was given in the place of what is recorded, in words.
         options: the same, by option.
-        assumed: what was neither given nor recorded, in words.
+        assumed: what was neither given nor recorded of the text, in words.
         warnings: what the reader must know.
     """
 
@@ -157,23 +167,23 @@ class MeasuredOn:
         return notes
 
 
-def completed(
-    cfg: SourceConfig, recorded: Reading
-) -> tuple[Reading, dict[str, Any], list[str]]:
+def completed(cfg: SourceConfig, recorded: Reading) -> tuple[Reading, dict[str, Any]]:
     """
-    How to read, completely: as given, else as recorded, else by SAELens's defaults.
+    How to read, completely: as given, else as recorded.
 
     Returns:
-        That; what was given in the place of something recorded; and what was assumed.
+        That; and what was given in the place of something recorded.
 
     Raises:
-        ValueError: naming the option that is needed.
+        ValueError: naming the options that are needed, or if `seqpos_slice` is no slice.
     """
     given = {
         f.name: value
         for f in fields(Reading)
         if (value := getattr(cfg, f.name, None)) is not None
     }
+    if "seqpos_slice" in given:
+        given["seqpos_slice"] = _bounds(given["seqpos_slice"])
     reading = replace(recorded, **given)
     if "model" in given and is_same_model(given["model"], recorded):
         del given["model"]
@@ -189,19 +199,42 @@ def completed(
         )
     if reading.model_class not in (None, recorded.model_class):
         reading = replace(reading, model_kwargs=None)
-    for name in NEEDED:
-        if getattr(reading, name) is None:
-            raise ValueError(
-                f"The SAE does not record the {name} that it reads. Give --{name}."
-            )
-    assumed = []
-    for name, value in vars(DEFAULTS).items():
-        if value is not None and getattr(reading, name) is None:
-            reading = replace(reading, **{name: value})
-            if name not in _NEVER_SAID:
-                hint = f" (--{name})" if hasattr(cfg, name) else ""
-                assumed.append(f"{name} {value!r}{hint}")
-    return reading, overridden, assumed
+    check_whole(reading)
+    off = {name: value for name, value in vars(OFF).items() if value is not None}
+    unsaid = {name: off[name] for name in off if getattr(reading, name) is None}
+    return replace(reading, **unsaid), overridden
+
+
+def check_whole(reading: Reading) -> None:
+    """
+    Checks that `reading` says all that is needed to read activations.
+
+    Raises:
+        ValueError: naming the options that give the rest.
+    """
+    missing = [name for name in NEEDED if getattr(reading, name) is None]
+    if missing:
+        options = " ".join(f"--{name}" for name in missing)
+        usual = " ".join(f"--{n} {_USUAL[n]}" for n in missing if n in _USUAL)
+        hint = f" An SAE of SAELens's defaults has {usual}." if usual else ""
+        raise ValueError(
+            f"The SAE does not record the {', '.join(missing)} that it reads. Give {options}.{hint}"
+        )
+
+
+def _bounds(positions: str) -> tuple[int | None, ...]:
+    """The bounds of a slice that is written as in Python, `(None,)` for `:`."""
+    try:
+        first, *others = [
+            int(bound) if bound else None for bound in positions.split(":")
+        ]
+        slice(first, others[0], *others[1:]).indices(1)
+    except (ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"seqpos_slice {positions!r} is no slice. Write it as in Python, 1: for all positions "
+            "but the first."
+        ) from error
+    return (first, *others) if {first, *others} != {None} else (None,)
 
 
 def in_place_of(options: dict[str, Any], recorded: Reading) -> list[str]:

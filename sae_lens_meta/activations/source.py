@@ -171,7 +171,7 @@ def load_source(
         FileNotFoundError: if a path does not exist.
     """
     check_device(cfg.device)
-    reading, options, assumed = completed(cfg, saes[0].reading)
+    reading, options = completed(cfg, saes[0].reading)
     documents = documents_of(cfg, saes, to_calibrate)
     _, text = loaded(cfg.dataset, documents)
     replaced: list[str] = []
@@ -190,7 +190,7 @@ def load_source(
         )
     measured_on = described(cfg, reading, documents, saes, to_calibrate)
     measured_on.overridden = [*in_place_of(options, saes[0].reading), *replaced]
-    assumed += assumed_documents(cfg, documents, saes)
+    assumed = assumed_documents(cfg, documents, saes)
     assumed += [TAKEN_FOR_GRANTED] * is_of_tokens
     measured_on.options, measured_on.assumed = options, assumed
     measured_on.warnings += repeated_documents(cfg.dataset, documents, saes)

@@ -16,6 +16,7 @@ from sae_lens import SAE
 from safetensors.torch import save_file
 
 from sae_lens_meta.activations.stream import ActivationBatch
+from sae_lens_meta.hooks import transformers_name
 
 
 class DelphiCache:
@@ -59,8 +60,9 @@ class DelphiCache:
         """
         tokens = torch.cat(self._tokens)
         metadata = self.sae.cfg.metadata
+        hook = str(metadata.get("hf_hook_name") or metadata.hook_name)
         # delphi finds modules by their names in transformers
-        path = folder / str(metadata.get("hf_hook_name") or metadata.hook_name)
+        path = folder / (transformers_name(hook, model) or hook)
         path.mkdir(parents=True, exist_ok=True)
         save_file(
             {
