@@ -223,7 +223,6 @@ def test_hooks_see_and_change_what_they_would_see_and_change_in_a_dense_pass() -
     assert forward(sae, batch).feature_acts.is_sparse
     with sae.hooks(fwd_hooks=[("hook_sae_recons", lambda recons, hook: 0 * recons)]):  # noqa: ARG005
         output = forward(sae, batch)
-    assert output.feature_acts.is_sparse
     normalized = (batch - batch.mean(1, keepdim=True)) / batch.std(1, keepdim=True)
     energy = normalized.pow(2).sum(1).mean()
     torch.testing.assert_close(output.losses["mse_loss"], energy, rtol=1e-3, atol=0)

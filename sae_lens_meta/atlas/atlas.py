@@ -164,7 +164,7 @@ def _loaded(saved: SavedSAE, cfg: SourceConfig) -> Loaded:
         return Loaded(source.model, source.reading.hook, source, measured_on)
     if cfg.model is None:
         return Loaded()
-    reading, _, _ = completed(cfg, saved.reading)
+    reading, _ = completed(cfg, saved.reading)
     model, reading, _ = load_language_model(reading, cfg.device)
     return Loaded(model, reading.hook)
 

@@ -181,7 +181,7 @@ def _labelled_text(
 ) -> LabelledText:
     """The labels, checked, without the language model."""
     parents = load_hierarchy(cfg.hierarchy)
-    reading, _, _ = completed(source_cfg, saved[0].reading)
+    reading, _ = completed(source_cfg, saved[0].reading)
     asked = documents_of(source_cfg, saved, to_calibrate=False)
     _, rows = loaded(source_cfg.dataset, asked)
     if TEXT not in rows.column_names:

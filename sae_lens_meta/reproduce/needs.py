@@ -122,14 +122,23 @@ def gpu_step_bytes(cfg: MetaTrainingSAEConfig, batch: int) -> int:
     inputs = batch * cfg.d_in
     # the primary's backward: gradients, and the two that are made transposed; the
     # reconstructed rows and what the penalty adds to the gradient
-    backward = 6 * rows + 8 * inputs
+    backward = int(5.5 * rows) + 6 * inputs
     # its search, in half precision: encoder rows, with the gradients gone
     search = rows + 3 * min(CHUNK, batch * cfg.d_sae) // 2 + 4 * inputs
-    # meta steps: targets, inputs, reconstructions, and the errors of both losses
-    fit = int(7.3 * rows) + min(CHUNK, meta) // 2
+    search += _candidates(batch * cfg.d_sae, int(cfg.k * batch))
+    # meta steps: targets, inputs, and the errors of both losses; or while they search
+    errors = int(5.4 * rows)
+    found = 4 * rows + _candidates(meta, int(cfg.meta_k * cfg.d_sae))
+    fit = max(errors, found) + min(CHUNK, meta) // 2
     if rows <= LARGEST:  # graphs keep theirs
         return BYTES * (max(backward, search) + fit)
     return BYTES * max(backward, search, fit)
+
+
+def _candidates(n_values: int, n_keep: int) -> int:
+    """What the largest of each chunk of a search take, and these in one: places, and values in half precision."""
+    of_chunk = min(2 * n_keep, CHUNK, n_values)
+    return 2 * ceil(n_values / CHUNK) * of_chunk * 10 // BYTES
 
 
 def in_groups(

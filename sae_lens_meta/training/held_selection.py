@@ -6,7 +6,7 @@ from typing_extensions import override
 from sae_lens_meta.training.backend import Sums, backend_of, products_at, starts_of
 from sae_lens_meta.training.meta_config import MetaSAEConfig
 from sae_lens_meta.training.meta_sae import MetaSAE
-from sae_lens_meta.training.normalized_rows import LAYER_NORM_EPS
+from sae_lens_meta.training.normalized_rows import LAYER_NORM_EPS, moments
 
 
 class HeldMetaSAE(MetaSAE):
@@ -65,7 +65,8 @@ class HeldMetaSAE(MetaSAE):
     def _by_held(self, W_dec: torch.Tensor, held: torch.Tensor) -> tuple[torch.Tensor]:
         backend, encoder = backend_of(W_dec), self.encoder()
         norms = W_dec.norm(dim=1)
-        mean, std = self._moments(W_dec.sum(dim=1) / norms)
+        sums = W_dec.sum(dim=1) / norms
+        mean, std = moments(sums, self.cfg.d_in, self._is_layer_norm)
         places = held.clamp(min=0)
         rows, latents = places // self.cfg.d_sae, places % self.cfg.d_sae
         products = products_at(places, W_dec, encoder.rows) / norms[rows]
@@ -79,11 +80,3 @@ class HeldMetaSAE(MetaSAE):
         # what comes back with the normalisation: s_i b_dec + m_i
         constant = torch.stack([self.b_dec, torch.ones_like(self.b_dec)])
         return (recons.addmm_(torch.stack([std, mean], dim=1), constant),)
-
-    def _moments(self, sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and deviation that layer_norm takes off unit rows with these sums, `[n]` each."""
-        if not self._is_layer_norm:
-            return torch.zeros_like(sums), torch.ones_like(sums)
-        d_in = self.cfg.d_in
-        mean = sums / d_in
-        return mean, ((1 - d_in * mean.square()) / (d_in - 1)).sqrt()

@@ -14,8 +14,7 @@ from sae_lens_meta.training.batch_topk import ExactBatchTopK
 from sae_lens_meta.training.sparse_product import (
     ActiveCodes,
     DeadCodes,
-    Reconstruct,
-    SquaredError,
+    SquaredErrors,
     has_sparse_products,
 )
 
@@ -60,14 +59,14 @@ class Reconstruction(NamedTuple):
         feature_acts: codes `[n, d_sae]`, a sparse COO tensor where the pass is sparse.
         hidden_pre: pre-activations times decoder norms, `[n, d_sae]`; in a sparse pass
             those of the active latents alone, which are `feature_acts`.
-        recons: `[n, d_in]`.
+        difference: of the reconstruction from its target, `[n, d_in]`.
         mse_loss: squared error, summed over dimensions and averaged over the batch.
         aux_loss: the weighted loss of the dead latents.
     """
 
     feature_acts: torch.Tensor
     hidden_pre: torch.Tensor
-    recons: torch.Tensor
+    difference: torch.Tensor
     mse_loss: torch.Tensor
     aux_loss: torch.Tensor
 
@@ -115,9 +114,10 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             result = self.sparse_pass(x, target, dead)
         else:
             result = self.dense_pass(inputs, target, dead_mask)
+        recons = target + result.difference
         return TrainStepOutput(
             sae_in=inputs,
-            sae_out=self.run_time_activation_norm_fn_out(result.recons),
+            sae_out=self.run_time_activation_norm_fn_out(recons),
             feature_acts=result.feature_acts,
             hidden_pre=result.hidden_pre,
             loss=result.mse_loss + result.aux_loss,
@@ -132,9 +132,14 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
         """
         Whether to pass over active latents only, by where the weights are now.
 
-        Not while a hook looks at the others, and not in half precision.
+        Not while a hook looks at the others or changes what goes in or out, and not in half precision.
         """
-        hooks = (self.hook_sae_acts_pre, self.hook_sae_acts_post)
+        hooks = (
+            self.hook_sae_input,
+            self.hook_sae_acts_pre,
+            self.hook_sae_acts_post,
+            self.hook_sae_recons,
+        )
         is_watched = any(hook._forward_hooks or hook._backward_hooks for hook in hooks)
         if is_watched or not has_sparse_products(self.W_dec.dtype):
             return False
@@ -164,7 +169,8 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             error = (dead_recons - residual).pow(2).sum(dim=-1).mean()
             aux_loss = self._dead_latent_loss(error, n_dead)
         self.update_topk_threshold(feature_acts)
-        return Reconstruction(feature_acts, hidden_pre, recons, mse_loss, aux_loss)
+        difference = recons - target
+        return Reconstruction(feature_acts, hidden_pre, difference, mse_loss, aux_loss)
 
     @torch.compiler.disable()
     def sparse_pass(
@@ -184,22 +190,18 @@ class NormalizedBatchTopKTrainingSAE(BatchTopKTrainingSAE):
             nearby: for passes over the same inputs while the weights hardly move.
         """
         x = x.detach()
-        b_dec_in_x = self.cfg.apply_b_dec_to_input
         codes, dead = self.encode_active(x, dead_latents, nearby)
         with torch.autocast(x.device.type, enabled=False):
-            recons, dead_recons = Reconstruct.apply(  # type: ignore[misc]
-                self.W_enc, self.b_enc, self.W_dec, self.b_dec, x, b_dec_in_x, codes, dead
+            mse_loss, error_of_dead, difference = SquaredErrors.apply(  # type: ignore[misc]
+                self.W_enc, self.b_enc, self.W_dec, self.b_dec,
+                x, target, self.cfg.apply_b_dec_to_input, codes, dead,
             )  # fmt: skip
-            recons = self.hook_sae_recons(recons)
-            mse_loss: torch.Tensor = SquaredError.apply(recons, target)  # type: ignore[assignment]
-            aux_loss = recons.new_zeros(())
+            aux_loss = difference.new_zeros(())
             if dead_latents is not None:
-                residual = (target - recons).detach()
-                error: torch.Tensor = SquaredError.apply(dead_recons, residual)  # type: ignore[assignment]
-                aux_loss = self._dead_latent_loss(error, dead_latents.number)
+                aux_loss = self._dead_latent_loss(error_of_dead, dead_latents.number)
         self.update_topk_threshold(codes.acts)
         acts = codes.as_coo()
-        return Reconstruction(acts, acts, recons, mse_loss, aux_loss)
+        return Reconstruction(acts, acts, difference, mse_loss, aux_loss)
 
     @torch.no_grad()
     def encode_active(

@@ -3,9 +3,18 @@
 import torch
 
 from sae_lens_meta.training.backend import backend_of
-from sae_lens_meta.training.penalty import unit_rows
 
 LAYER_NORM_EPS = 1e-5  # SAELens's
+
+
+def moments(
+    sums: torch.Tensor, d_in: int, layer_norm: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation that a normalisation takes off unit rows of width `d_in` with these sums."""
+    if not layer_norm:
+        return torch.zeros_like(sums), torch.ones_like(sums)
+    mean = sums / d_in
+    return mean, ((1 - d_in * mean.square()) / (d_in - 1)).sqrt()
 
 
 class NormalizedRows:
@@ -27,14 +36,15 @@ class NormalizedRows:
         return len(self.W_dec)
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        rows = unit_rows(self.W_dec[part])
-        if self.layer_norm:
-            self.mean[part] = rows.mean(dim=-1, keepdim=True)
-            rows -= self.mean[part]
-            n_free = rows.shape[-1] - 1
-            self.std[part] = rows.norm(dim=-1, keepdim=True) / n_free**0.5
-            rows /= self.std[part] + LAYER_NORM_EPS
-        return rows.sub_(self.shift)
+        W_dec = self.W_dec[part]
+        norms = W_dec.norm(dim=1, keepdim=True)
+        sums = W_dec.sum(dim=1, keepdim=True) / norms
+        mean, std = moments(sums, W_dec.shape[1], self.layer_norm)
+        self.mean[part], self.std[part] = mean, std
+        divisor = std + LAYER_NORM_EPS * self.layer_norm
+        # in two passes: a GPU reads and writes a decoder in the time of a product with it
+        rows = torch.addcmul(-self.shift, W_dec, 1 / (norms * divisor))
+        return rows.sub_(mean / divisor) if self.layer_norm else rows
 
     def copy(self) -> torch.Tensor:
         """All of them, `[n_rows, d_in]`."""

@@ -116,15 +116,24 @@ class DeadCodes:
     values: torch.Tensor
     chosen: torch.Tensor
 
+    @property
+    def used(self) -> torch.Tensor:
+        """The values that are used, and 0 elsewhere, `[n_samples, n_dead]`."""
+        return self.values * self.chosen
 
-class Reconstruct(torch.autograd.Function):
+
+class SquaredErrors(torch.autograd.Function):
     """
-    Decodes known codes, with the gradients of encoder and decoder.
+    How far known codes decode from their target, with the gradients of encoder and decoder.
 
-    `apply(W_enc, b_enc, W_dec, b_dec, x, b_dec_in_x, codes, dead)` takes the weights; what
-    was encoded, `x` `[n_samples, d_in]`, and whether `b_dec` was subtracted in it; the active
-    codes; and those of the dead latents or None. It returns the reconstruction, and that of
-    the dead latents by themselves without `b_dec` or None, both `[n_samples, d_in]`.
+    `apply(W_enc, b_enc, W_dec, b_dec, x, target, b_dec_in_x, codes, dead)` takes the weights; what
+    was encoded and what is to be decoded, `[n_samples, d_in]`, and whether the one is the other without
+    `b_dec`; the active codes; and those of the dead latents or None. It returns `||out_i - target_i||^2`
+    averaged over i; the same of what the dead latents by themselves miss of `target - out`, or None; and
+    `out - target`, without gradient.
+
+    A meta SAE's matrices of that shape are as large as a decoder: one is written, and one more
+    where latents are dead. What the gradient is scaled by goes into the codes.
     """
 
     @staticmethod
@@ -135,78 +144,60 @@ class Reconstruct(torch.autograd.Function):
         W_dec: torch.Tensor,
         b_dec: torch.Tensor,
         x: torch.Tensor,
+        target: torch.Tensor,
         b_dec_in_x: bool,
         codes: ActiveCodes,
         dead: DeadCodes | None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        ctx.save_for_backward(W_enc, b_enc, W_dec, x)
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        difference = codes.decode(W_dec)
+        difference = difference.sub_(x if b_dec_in_x else target - b_dec)
+        missed = error_of_dead = None
+        if dead is not None:
+            # the residual is -difference
+            missed = torch.addmm(difference, dead.used, W_dec[dead.latents])
+            error_of_dead = _squares(missed).mean()
+        ctx.save_for_backward(W_enc, b_enc, W_dec, x, difference, missed)
+        ctx.mark_non_differentiable(difference)
         ctx.b_dec_in_x, ctx.codes, ctx.dead = b_dec_in_x, codes, dead
-        recons = codes.decode(W_dec).add_(b_dec)
-        if dead is None:
-            return recons, None
-        return recons, (dead.values * dead.chosen) @ W_dec[dead.latents]
+        return _squares(difference).mean(), error_of_dead, difference
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
-        ctx: Any, grad: torch.Tensor, grad_dead: torch.Tensor | None
+        ctx: Any, grad: torch.Tensor, grad_of_dead: torch.Tensor | None, _: Any
     ) -> Any:
-        W_enc, b_enc, W_dec, x = ctx.saved_tensors
+        W_enc, b_enc, W_dec, x, difference, missed = ctx.saved_tensors
         codes: ActiveCodes = ctx.codes
-        grad = grad.contiguous()
-        backend = backend_of(grad)
+        scale, backend = 2 * grad / len(difference), backend_of(grad)
         order, starts = codes.by_latent, codes.latent_starts
         samples = codes.samples[order]
-        grad_values = sampled_products(codes.sample_starts, codes.latents, grad, W_dec)
+        grad_values = sampled_products(
+            codes.sample_starts, codes.latents, difference, W_dec
+        )
         # where pre-activations that are not positive are among the codes, they are constant
-        grad_values *= codes.acts > 0
-        of_grad = Sums(codes.values[order], samples, starts)
+        grad_values = grad_values * (codes.acts > 0) * scale
+        of_grad = Sums((codes.values * scale)[order], samples, starts)
         of_x = Sums(grad_values[order], samples, starts)
-        grad_W_dec = backend.weighted_sums(of_grad, grad)
+        grad_W_dec = backend.weighted_sums(of_grad, difference)
         grad_W_enc = backend.sums_in_columns(of_x, x)
         grad_b_enc = torch.zeros_like(b_enc).index_add_(0, codes.latents, grad_values)
-        if ctx.dead is not None and grad_dead is not None:
+        if ctx.dead is not None and grad_of_dead is not None:
             dead: DeadCodes = ctx.dead
-            grad_codes = (grad_dead @ W_dec[dead.latents].t()) * dead.chosen
-            grad_W_dec[dead.latents] += (dead.values * dead.chosen).t() @ grad_dead
+            scale_of_dead = 2 * grad_of_dead / len(missed)
+            grad_codes = (missed @ W_dec[dead.latents].t()) * dead.chosen
+            grad_codes *= scale_of_dead
+            grad_W_dec[dead.latents] += (dead.used * scale_of_dead).t() @ missed
             grad_W_enc[:, dead.latents] += x.t() @ grad_codes
             grad_b_enc[dead.latents] += grad_codes.sum(dim=0)
-        grad_b_dec = grad.sum(dim=0)
+        grad_b_dec = difference.sum(dim=0) * scale
         if ctx.b_dec_in_x:
             grad_b_dec -= W_enc @ grad_b_enc
-        return grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, *[None] * 4
+        return grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, *[None] * 5
 
 
-class SquaredError(torch.autograd.Function):
-    """
-    `apply(recons, target)`, both `[n, d_in]`: `||recons_i - target_i||^2`, averaged over i.
-
-    The difference is as large as a decoder for the meta SAE, so it is written once. A processor
-    sums its squares piece by piece and writes it as the gradient; a GPU writes it before and
-    sums it in one go.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, recons: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        backend = backend_of(recons)
-        if not backend.reads_freely:
-            difference = recons - target
-            ctx.save_for_backward(difference)
-            return difference.norm(dim=-1).pow(2).mean()
-        ctx.save_for_backward(recons, target)
-        piece = backend.piece
-        pieces = zip(recons.split(piece), target.split(piece), strict=True)
-        squares = [(ours - theirs).pow(2).sum(dim=-1) for ours, theirs in pieces]
-        return torch.cat(squares).mean()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        saved = ctx.saved_tensors
-        scale = 2 * grad / len(saved[0])
-        if len(saved) == 1:
-            return saved[0] * scale, None
-        return (saved[0] - saved[1]).mul_(scale), None
+def _squares(matrix: torch.Tensor) -> torch.Tensor:
+    """Squared norms of the rows, without another matrix of that shape."""
+    return matrix.norm(dim=-1).square()
 
 
 def fired_latents(acts: torch.Tensor) -> torch.Tensor:
