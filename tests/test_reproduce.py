@@ -335,14 +335,24 @@ def test_what_a_recipe_takes_of_disk_holds_all_that_it_writes() -> None:
     whole, solo = 2 * 6 * 3 * weights, 3 * 2 * 10 * weights
     counts = (9 * 2 + 2 * 4) * 65_536**2 / 1e9
     activations = 2 * 5_000_000 * 3584 / 1e9
-    assert found.disk_gb == pytest.approx(
-        whole + solo + 9 * weights + counts + 18 + activations
-    )
+    assert found.disk_gb == pytest.approx(whole + solo + 9 * weights + activations)
+    assert found.counts_gb == pytest.approx(counts + 18)
     assert found.comparing_gb == pytest.approx(18 + 9 * weights + 2)
     alone = needs.estimate(recipe, [[n] for n in recipe.saes()], machine(100.0))
     for passes, one in ((1, found), (6, alone)):
         n_tokens = passes * recipe.n_tokens + 5_000_000
         assert one.hours["reading activations"] == pytest.approx(n_tokens * 1e-5 / 3600)
+
+
+def test_a_training_is_not_refused_for_the_disk_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    takes = needs.Needs(8.0, 40.0, 2.0, 1.0, {}, 1.0)
+    needs.check_needs(takes, tmp_path, None)
+    with pytest.raises(ValueError, match="48.0 GB of disk are needed under"):
+        needs.check_needs(takes, tmp_path, 100.0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ class Needs:
     What a recipe takes, estimated.
 
     Attributes:
-        disk_gb: activations, checkpoints, exported SAEs and the counts of a comparison.
+        disk_gb: activations, checkpoints and exported SAEs.
+        counts_gb: of disk beside that, the counts of a comparison.
         training_gb: memory on the device while training.
         comparing_gb: memory of the host while comparing: counts, and the SAEs on CPU.
         hours: of each part that takes long.
@@ -57,6 +58,7 @@ class Needs:
     """
 
     disk_gb: float
+    counts_gb: float
     training_gb: float
     comparing_gb: float
     hours: dict[str, float]
@@ -170,9 +172,11 @@ def in_groups(
 
 def estimate(recipe: Recipe, groups: list[list[str]], machine: Machine) -> Needs:
     """The needs of a recipe whose SAEs are trained in `groups`."""
-    largest = max(map(len, groups))
+    largest, counts = max(map(len, groups)), _counts_gb(recipe)
     return Needs(
         disk_gb=_disk_bytes(recipe, largest) / GB,
+        # those of a pass once more, while they are written
+        counts_gb=counts + min(recipe.comparing.max_memory_gb, counts),
         training_gb=fixed_gb(recipe, machine) + largest * sae_gb(recipe),
         comparing_gb=_comparing_gb(recipe, machine),
         hours=_hours(recipe, groups, machine),
@@ -205,15 +209,7 @@ def _disk_bytes(recipe: Recipe, largest: int) -> float:
     whole = 3 * weights * (n_saes + largest)
     solo = weights * len(recipe.seeds) * n_checkpoints
     exported = weights * _n_compared(recipe)
-    counts = _counts_gb(recipe)
-    return (
-        _activations_bytes(recipe)
-        + whole
-        + solo
-        + exported
-        # those of a pass once more, while they are written
-        + GB * (counts + min(recipe.comparing.max_memory_gb, counts))
-    )
+    return _activations_bytes(recipe) + whole + solo + exported
 
 
 def _activations_bytes(recipe: Recipe) -> int:
@@ -278,9 +274,10 @@ def check_needs(needs: Needs, folder: Path, free: float | None) -> None:
             training fits is `in_groups`'s to say.
     """
     free_disk, used = _free_disk_gb(folder), _used_gb(folder)
-    if needs.disk_gb > free_disk + used:
+    needed = needs.disk_gb + (0 if free is None else needs.counts_gb)
+    if needed > free_disk + used:
         raise ValueError(
-            f"{needs.disk_gb:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
+            f"{needed:.1f} GB of disk are needed under {folder}; {used:.1f} GB are there "
             f"and {free_disk:.1f} GB are free. Give another --output."
         )
     if free is not None and needs.comparing_gb > free:
@@ -355,6 +352,7 @@ def needs_table(
     table.add_column("")
     table.add_column("", justify="right")
     table.add_row("disk", f"{needs.disk_gb:.1f} GB")
+    table.add_row("and while comparing", f"{needs.counts_gb:.1f} GB")
     table.add_row(
         f"memory while training, {machine.device}", f"{needs.training_gb:.1f} GB"
     )
