@@ -159,6 +159,25 @@ def test_positions_that_are_no_slice_are_named(
         source_of(sae, seqpos_slice=positions)
 
 
+@pytest.mark.parametrize("positions", ["200:", "5:5", "::-1"])
+def test_positions_that_take_nothing_are_refused(
+    model: Path, tmp_path: Path, positions: str
+) -> None:
+    sae = saved(tmp_path, model)
+    told = f"seqpos_slice {positions} takes nothing of a context of {CONTEXT} tokens"
+    with pytest.raises(ValueError, match=told):
+        source_of(sae, seqpos_slice=positions)
+
+
+def test_a_table_names_positions_as_a_slice_is_written(
+    model: Path, tmp_path: Path
+) -> None:
+    for number, (recorded, shown) in enumerate({(3,): ":3", (1, -2): "1:-2"}.items()):
+        sae = saved(tmp_path / str(number), model, seqpos_slice=recorded)
+        _, measured_on = load_source(SourceConfig(), [sae])
+        assert measured_on.token_set.endswith(f"at the positions {shown} of a context")
+
+
 def test_positions_are_given_as_a_slice_is_written(model: Path, tmp_path: Path) -> None:
     sae = saved(tmp_path, model)
     for positions, wanted in (

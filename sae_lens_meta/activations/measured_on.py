@@ -210,7 +210,8 @@ def check_whole(reading: Reading) -> None:
     Checks that `reading` says all that is needed to read activations.
 
     Raises:
-        ValueError: naming the options that give the rest.
+        ValueError: naming the options that give the rest, or if its positions take nothing of a
+            context.
     """
     missing = [name for name in NEEDED if getattr(reading, name) is None]
     if missing:
@@ -220,6 +221,21 @@ def check_whole(reading: Reading) -> None:
         raise ValueError(
             f"The SAE does not record the {', '.join(missing)} that it reads. Give {options}.{hint}"
         )
+    assert reading.context_size is not None and reading.seqpos_slice is not None
+    positions = slice(*reading.seqpos_slice)
+    goes_back = positions.step is not None and positions.step < 0  # torch has no such
+    if goes_back or not range(reading.context_size)[positions]:
+        raise ValueError(
+            f"seqpos_slice {written(positions)} takes nothing of a context of "
+            f"{reading.context_size} tokens. Give another --seqpos_slice, or --context_size."
+        )
+
+
+def written(positions: slice) -> str:
+    """A slice as it is written in Python."""
+    bounds = [positions.start, positions.stop]
+    bounds += [] if positions.step is None else [positions.step]
+    return ":".join("" if bound is None else str(bound) for bound in bounds)
 
 
 def _bounds(positions: str) -> tuple[int | None, ...]:
@@ -335,10 +351,9 @@ def _token_set(reading: Reading) -> str:
         words = "without special tokens"
     elif excluded:
         words = f"without the tokens {', '.join(map(str, excluded))}"
-    positions = reading.seqpos_slice or ()
-    if any(bound is not None for bound in positions):
-        shown = ":".join("" if bound is None else str(bound) for bound in positions)
-        words += f" at the positions {shown} of a context"
+    positions = slice(*(reading.seqpos_slice or (None,)))
+    if positions != slice(None):
+        words += f" at the positions {written(positions)} of a context"
     return words
 
 
