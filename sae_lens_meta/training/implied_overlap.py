@@ -123,6 +123,7 @@ class ImpliedOverlap(HostCounts):
             torch.stack([samples, latents]),
             torch.ones(len(samples), device=samples.device),
             (n, d_sae),
+            check_invariants=False,
         )
         pairs = torch.sparse.mm(fires.t(), fires).coalesce()
         (children, parents), together = pairs.indices(), pairs.values()
