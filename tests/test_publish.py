@@ -25,16 +25,18 @@ from sae_lens import SAE
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import load_file, save_file
 
+import sae_lens_meta
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.autointerp.results import AutointerpSummary, ScoreMean
 from sae_lens_meta.cli import main
 from sae_lens_meta.cli.evaluate import Evaluate
 from sae_lens_meta.cli.options import parse
+from sae_lens_meta.decomposition.given import given_sae
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
-from sae_lens_meta.publishing.card import model_card
+from sae_lens_meta.publishing.card import model_card, released_name
 from sae_lens_meta.publishing.package import Package, make_package, public_metadata
 from sae_lens_meta.publishing.publish import (
     PublishConfig,
@@ -70,7 +72,12 @@ METADATA = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A joint SAE, calibrated, its meta SAE, and a comparison that measured it."""
     path = tmp_path_factory.mktemp("runs") / "joint"
-    train(meta_config(), 6).save_inference_model(path)
+    save_measured(path)
+    return path
+
+
+def save_measured(path: Path, **settings: Any) -> None:
+    train(meta_config(**settings), 6).save_inference_model(path)
     sae = SAE.load_from_disk(path)
     for key, value in METADATA.items():
         setattr(sae.cfg.metadata, key, value)
@@ -78,7 +85,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibrate(sae, [next(batches) for _ in range(4)])
     sae.save_model(path)
     write_comparison(path)
-    return path
 
 
 def write_comparison(path: Path) -> None:
@@ -328,6 +334,61 @@ def test_the_entry_is_written_and_the_release_loads_by_its_name(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.repos.clear()
     assert torch.equal(load("metasae-tiny").W_dec, online.W_dec)
+    get_pretrained_saes_directory().pop("metasae-tiny")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "in_a_line"),
+    [
+        (
+            {"penalty": "implied_overlap", "decomposability_coefficient": 3.0},
+            "implied overlap: the decoder row of a latent",
+            "penalty implied_overlap, lambda 3",
+        ),
+        (
+            {"penalty": "orthogonality"},
+            "([OrtSAE](https://arxiv.org/abs/2509.22033))",
+            "penalty orthogonality, lambda 0.3",
+        ),
+        ({"decomposability_coefficient": 0.0}, "without a penalty", "no penalty"),
+    ],
+    ids=["implied_overlap", "orthogonality", "none"],
+)
+def test_what_was_trained_without_a_meta_sae_is_released_without_one(
+    settings: dict[str, Any],
+    said: str,
+    in_a_line: str,
+    hub: HubServer,
+    release: Callable[..., Any],
+    list_path: Path,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    release(release="metasae-tiny")  # one that has a meta SAE
+    path = tmp_path / "alone"
+    save_measured(path, **settings)
+    cfg = PublishConfig(
+        repo=REPO, release="metasae-tiny", output=tmp_path / "alone_out"
+    )
+    entry = publish(path, cfg, Console(quiet=True))
+    assert entry.saes[0].meta_path is None and entry.training.endswith(in_a_line)
+    files = hub.repos[REPO].files
+    assert {name for name in files if name.startswith(HOOK)} == {
+        f"{HOOK}/cfg.json",
+        f"{HOOK}/{WEIGHTS}",
+    }
+    card = files["README.md"].decode()
+    assert said in card and "meta_sae = " not in card and "MetaSAEs" not in card
+    assert ("arxiv:2509.22033" in card) == ("OrtSAE" in card)
+    assert "arxiv:2604.03436" not in card
+    assert released_name(card) == "metasae-tiny"
+    zoo.register_zoo()
+    load: Any = SAE.from_pretrained
+    wanted = SAE.load_from_disk(path).W_dec
+    assert torch.equal(load("metasae-tiny").W_dec, wanted)
+    with pytest.raises(ValueError, match="trained without a meta SAE .*decompose"):
+        sae_lens_meta.load_meta_sae("metasae-tiny")
+    given = given_sae("metasae-tiny")
+    assert given.joint is None and torch.equal(given.W_dec, wanted)
     get_pretrained_saes_directory().pop("metasae-tiny")
 
 

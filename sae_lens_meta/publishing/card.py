@@ -12,13 +12,18 @@ from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.comparison.table import headline_rows
 from sae_lens_meta.measures.figures import Figure, model_tokens
 from sae_lens_meta.publishing.doubts import doubts
+from sae_lens_meta.publishing.objective import objective_of
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.zoo.releases import Release
 
 # what the SAE does not record itself
 MEASURED_WITH = ("dataset", "held_out_documents", "first_document", "text_seed")
-PAPER = "https://arxiv.org/abs/2604.03436"
+# how a card of ours says that its release is loaded
+LOADING = (
+    r"^import sae_lens_meta\nfrom sae_lens import SAE\n\n"
+    r'sae = SAE\.from_pretrained\("([^"]+)"\)$'
+)
 
 
 def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
@@ -32,13 +37,17 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
     """
     comparison, measured = package.comparison, package.measured
     template = files("sae_lens_meta.publishing") / "card.md.jinja"
+    objective = objective_of(measured.training)
+    tags = ["sparse-autoencoder", "interpretability"]
+    if objective.paper is not None:
+        tags.append(f"arxiv:{objective.paper.rpartition('/')[2]}")
     data = ModelCardData(
         model_name=release.name,
         library_name="saelens",
         license=release.licence,
         base_model=release.model,
         datasets=_on_the_hub(dataset),
-        tags=["sparse-autoencoder", "interpretability", "arxiv:2604.03436"],
+        tags=tags,
         eval_results=_eval_results(comparison, measured),
     )
     return ModelCard.from_template(
@@ -46,6 +55,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         template_str=template.read_text(encoding="utf-8"),
         release=release,
         sae=release.saes[0],
+        objective=objective,
         comparison=comparison,
         measured=measured,
         rows=_rows(comparison, measured),
@@ -63,8 +73,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
 
 def released_name(card: str) -> str | None:
     """The release that a card of ours is of; None for a README that is not from our template."""
-    line = r'^meta_sae = sae_lens_meta\.load_meta_sae\("([^"]+)"\)$'
-    found = re.search(line, card, re.MULTILINE)
+    found = re.search(LOADING, card, re.MULTILINE)
     return found[1] if found else None
 
 

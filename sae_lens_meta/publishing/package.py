@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import transformer_lens_name
+from sae_lens_meta.publishing.objective import objective_of
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.report import write_report
 from sae_lens_meta.saved import Reading, SavedSAE
@@ -38,6 +39,7 @@ class Package:
     Attributes:
         folder: where they are.
         hook: whose activations the SAE reads, also the name of its folder.
+        meta_path: folder of the meta SAE; None where the SAE was trained without one.
         names: paths in the repository, which are those below `folder`.
         metadata: of the SAE, scrubbed.
         comparison: that measured it, scrubbed.
@@ -46,15 +48,11 @@ class Package:
 
     folder: Path
     hook: str
+    meta_path: str | None
     names: list[str]
     metadata: Mapping[str, Any]
     comparison: Comparison
     measured: ComparedSAE
-
-    @property
-    def meta_path(self) -> str:
-        """Folder of the meta SAE."""
-        return f"{self.hook}/{META_FOLDER}"
 
     def sha256(self) -> dict[str, str]:
         """Of every file, by name."""
@@ -65,10 +63,10 @@ def make_package(
     path: Path, comparison_path: Path, folder: Path, model: str | None = None
 ) -> Package:
     """
-    Checks a saved joint SAE and writes what is to be uploaded to `folder`, but for its card.
+    Checks a saved SAE and writes what is to be uploaded to `folder`, but for its card.
 
     Args:
-        path: folder of the SAE, its meta SAE in `meta/`.
+        path: folder of the SAE, in `meta/` the meta SAE that it was trained with, if it was.
         comparison_path: comparison.json that measured these weights.
         folder: receives the files.
         model: the language model's name on the Hub, which the published config records in the
@@ -79,7 +77,7 @@ def make_package(
         ValueError: if an SAE is not one that stock SAELens loads, has no calibrated
             thresholds or weights that are not finite, or the comparison is of others.
     """
-    sae, meta_sae = _checked(path), _checked(path / META_FOLDER)
+    sae = _checked(path)
     if folder.resolve() in (path.resolve(), comparison_path.parent.resolve()):
         raise ValueError(
             f"{folder} holds what is to be published. Give another --output."
@@ -89,13 +87,9 @@ def make_package(
             f"The thresholds of {path} are not calibrated. Run `sae-lens-meta calibrate "
             f"{path}`, then `sae-lens-meta compare`, which must measure the new ones."
         )
-    trained_with = sae.cfg.metadata.training_architecture_details or {}
-    shape = (meta_sae.cfg.d_in, meta_sae.cfg.d_sae)
-    if shape != (sae.cfg.d_in, trained_with.get("meta_d_sae", shape[1])):
-        raise ValueError(
-            f"{path / META_FOLDER} has d_in={shape[0]} and d_sae={shape[1]}, which are not "
-            f"those of the meta SAE that {path} was trained with: it belongs to another SAE."
-        )
+    objective = objective_of(sae.cfg.metadata.training_architecture_details or {})
+    if objective.has_meta_sae:
+        _check_meta_sae(path, sae)
     reading = SavedSAE.read(path).reading
     hook = reading.transformer_lens_hook or reading.hook
     if not hook:
@@ -110,15 +104,26 @@ def make_package(
             f"{comparison_path} has the SAE as {measured.group!r} on the hook {read!r}; what is "
             f"published is no baseline or control, on {hook!r}."
         )
-    names = [
-        *_copied(path, folder, hook, public_metadata(reading, model)),
-        *_copied(path / META_FOLDER, folder, f"{hook}/{META_FOLDER}"),
-    ]
+    names = _copied(path, folder, hook, public_metadata(reading, model))
+    meta_path = f"{hook}/{META_FOLDER}" if objective.has_meta_sae else None
+    if meta_path:
+        names += _copied(path / META_FOLDER, folder, meta_path)
     comparison.save(folder)
     write_report(comparison, folder / "report.html")
     names += [name for name in BESIDE if name != CARD]
     metadata = json.loads((folder / hook / SAE_CFG_FILENAME).read_text())["metadata"]
-    return Package(folder, hook, names, metadata, comparison, measured)
+    return Package(folder, hook, meta_path, names, metadata, comparison, measured)
+
+
+def _check_meta_sae(path: Path, sae: SAE[Any]) -> None:
+    meta_sae = _checked(path / META_FOLDER)
+    trained_with = sae.cfg.metadata.training_architecture_details or {}
+    shape = (meta_sae.cfg.d_in, meta_sae.cfg.d_sae)
+    if shape != (sae.cfg.d_in, trained_with.get("meta_d_sae", shape[1])):
+        raise ValueError(
+            f"{path / META_FOLDER} has d_in={shape[0]} and d_sae={shape[1]}, which are not "
+            f"those of the meta SAE that {path} was trained with: it belongs to another SAE."
+        )
 
 
 def _checked(path: Path) -> SAE[Any]:

@@ -8,6 +8,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from sae_lens_meta.publishing.card import released_name
 from sae_lens_meta.publishing.package import CARD, Package
+from sae_lens_meta.training.carried import META_FOLDER
 from sae_lens_meta.zoo.releases import ALLOWED_FILES, Release
 
 # what may stand beside a release, since it can be neither weights nor their config
@@ -80,7 +81,8 @@ def stale(found: Repository, package: Package) -> list[str]:
 
 def _own_files(package: Package) -> set[str]:
     """All that an upload of the same release can have written."""
-    folders = (package.hook, package.meta_path)
+    # the release can have had a meta SAE before
+    folders = (package.hook, f"{package.hook}/{META_FOLDER}")
     return {*package.names, *(f"{d}/{f}" for d in folders for f in ALLOWED_FILES)}
 
 

@@ -23,7 +23,7 @@ def fetch_sae(
     Args:
         release: the release.
         sae: of the release.
-        folder: `sae.path` or `sae.meta_path`.
+        folder: one of `sae.folders`.
         force_download: download again what is in the cache.
 
     Raises:

@@ -77,11 +77,16 @@ def load_meta_sae(
         device: to load it on.
 
     Raises:
-        ValueError: if there is no such release or SAE, its weights do not exist yet, or
-            a file is not the one that was released.
+        ValueError: if there is no such release or SAE, it was trained without a meta SAE, its
+            weights do not exist yet, or a file is not the one that was released.
     """
     found = _release(release)
     sae = _sae(found, sae_id)
+    if sae.meta_path is None:
+        raise ValueError(
+            f"The release {release!r} was trained without a meta SAE ({found.training}). "
+            f"`sae-lens-meta decompose {release}` fits one to its decoder rows."
+        )
     return SAE.load_from_disk(fetch_sae(found, sae, sae.meta_path), device)
 
 
@@ -102,9 +107,13 @@ def sae_folder(name: str) -> Path:
     return fetch_sae(found, sae, sae.path)
 
 
-def release_folders(name: str, sae_id: str | None = None) -> tuple[Path, Path] | None:
+def release_folders(
+    name: str, sae_id: str | None = None
+) -> tuple[Path, Path | None] | None:
     """
     The folders of an SAE and of its meta SAE, of a release of this package; None of any other.
+
+    The second is None where the SAE was trained without a meta SAE.
 
     Raises:
         ValueError: as `load_meta_sae`, but for the name.
@@ -113,7 +122,8 @@ def release_folders(name: str, sae_id: str | None = None) -> tuple[Path, Path] |
         return None
     found = _release(name)
     sae = _sae(found, sae_id)
-    return fetch_sae(found, sae, sae.path), fetch_sae(found, sae, sae.meta_path)
+    meta = None if sae.meta_path is None else fetch_sae(found, sae, sae.meta_path)
+    return fetch_sae(found, sae, sae.path), meta
 
 
 def load_release(name: str, sae_id: str | None = None) -> SAE[Any]:

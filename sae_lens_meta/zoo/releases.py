@@ -140,7 +140,7 @@ class ReleasedSAE(_Strict):
     Attributes:
         id: what SAELens calls its `sae_id`.
         path: its folder in the repository.
-        meta_path: the folder of its meta SAE.
+        meta_path: the folder of its meta SAE; None where it was trained without one.
         l0: mean number of latents that fire on a held-out token; None before it exists.
         explained_variance: as `ReconstructionMeter` takes it; None before it exists.
         files: sha256 of every file, by its path in the repository.
@@ -148,24 +148,30 @@ class ReleasedSAE(_Strict):
 
     id: str
     path: Inside
-    meta_path: Inside
+    meta_path: Inside | None = None
     l0: float | None = None
     explained_variance: float | None = None
     files: dict[Inside, Sha256] = {}
 
     @model_validator(mode="after")
-    def _files_are_those_of_two_saes(self) -> "ReleasedSAE":
+    def _files_are_those_of_its_saes(self) -> "ReleasedSAE":
         for name in self.files:
             folder, _, base = name.rpartition("/")
-            if folder not in (self.path, self.meta_path) or base not in ALLOWED_FILES:
+            if folder not in self.folders or base not in ALLOWED_FILES:
                 raise ValueError(
-                    f"{name!r} is no file of the SAEs in {self.path!r} and "
-                    f"{self.meta_path!r}: those are {', '.join(sorted(ALLOWED_FILES))}"
+                    f"{name!r} is no file of the SAEs in "
+                    f"{' and '.join(map(repr, self.folders))}: those are "
+                    f"{', '.join(sorted(ALLOWED_FILES))}"
                 )
         return self
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """That of the SAE, and that of its meta SAE where it has one."""
+        return (self.path,) if self.meta_path is None else (self.path, self.meta_path)
+
     def files_of(self, folder: str) -> dict[str, str]:
-        """sha256 by path of the files in one of the two folders."""
+        """sha256 by path of the files in one of `folders`."""
         return {
             f: sha for f, sha in self.files.items() if f.rpartition("/")[0] == folder
         }
@@ -185,7 +191,7 @@ class Release(_Strict):
         hook: whose activations the SAEs read.
         conversion_func: what SAELens loads them with; there is one.
         licence: of the weights.
-        paper: URL.
+        paper: URL; None where what they were trained with is from none.
         training: one sentence on how the SAEs were, or are to be, trained.
         command: trains it; may be left out where weights exist.
         saes: one or several.
@@ -200,7 +206,7 @@ class Release(_Strict):
     hook: str
     conversion_func: Literal["sae_lens_meta"]
     licence: str
-    paper: str
+    paper: str | None = None
     training: str
     command: str | None = None
     saes: list[ReleasedSAE]
@@ -218,9 +224,7 @@ class Release(_Strict):
         if self.published and self.revision is None:
             raise ValueError(f"{self.name!r} is published but has no revision")
         for sae in self.saes:
-            wanted = {
-                f"{d}/{f}" for d in (sae.path, sae.meta_path) for f in NEEDED_FILES
-            }
+            wanted = {f"{d}/{f}" for d in sae.folders for f in NEEDED_FILES}
             if missing := sorted(wanted - set(sae.files)):
                 raise ValueError(f"no sha256 of {missing[0]!r}, though weights exist")
             if sae.l0 is None or sae.explained_variance is None:
