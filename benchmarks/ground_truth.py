@@ -31,6 +31,7 @@ PENALTIES = {
     "implied_overlap": f"{META}, penalty: implied_overlap, decomposability_coefficient: 1",
 }
 MATRYOSHKA = "architecture: matryoshka_batchtopk, matryoshka_widths: [32, 128, 512]"
+STOCK = {"batchtopk": "architecture: batchtopk", "matryoshka": MATRYOSHKA}
 
 
 def resampling(steps: int) -> str:
@@ -92,15 +93,13 @@ def confirmation() -> StudyConfig:
 
 def correlated() -> StudyConfig:
     """Where 16,000 steps bring a solo SAE within 1 % of the MCC that 32,000 do."""
-    stock = {"batchtopk": "architecture: batchtopk", "matryoshka": MATRYOSHKA}
-    best = {name: f"{settings}, lr: 0.01" for name, settings in stock.items()}
+    best = {name: f"{settings}, lr: 0.01" for name, settings in STOCK.items()}
     return of_all(("correlated",), 16_000, best)
 
 
 def exclusive() -> StudyConfig:
     """Where 8,000 steps bring a solo SAE within 1 % of the MCC that 16,000 and 32,000 do."""
-    stock = {"batchtopk": "architecture: batchtopk", "matryoshka": MATRYOSHKA}
-    return of_all(("exclusive",), 8000, stock)
+    return of_all(("exclusive",), 8000, STOCK)
 
 
 def of_all(data: tuple[str, ...], steps: int, stock: dict[str, str]) -> StudyConfig:
