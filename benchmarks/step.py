@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "encode ": (CUDABackend, "largest"),
     "select": (RunningTopK, "add"),
     "select ": (cuda, "_largest"),
-    "decode": (ActiveCodes, "decode"),
+    "decode": (ActiveCodes, "differences"),
     "backward": (torch.Tensor, "backward"),
 }
 WHOLE = ("meta phase", "reconstruct", "reconstruct ")  # what happens inside is theirs

@@ -125,24 +125,35 @@ def test_the_memory_of_a_step_on_a_gpu_is_the_most_that_exists_at_once(
 
 # seconds of a step on an H100, by benchmarks/step.py: docs/performance.md
 MEASURED = {
-    ("gpt2-large", "solo"): 0.0106,
-    ("gpt2-large", "joint"): 0.0138,
-    ("gpt2-large", "cycle"): 0.0132,
-    ("gemma-4096", "solo"): 0.0437,
-    ("gemma-4096", "joint"): 0.0851,
-    ("gemma-4096", "cycle"): 0.0676,
+    ("H100", "gpt2-large", "solo"): 0.0106,
+    ("H100", "gpt2-large", "joint"): 0.0138,
+    ("H100", "gpt2-large", "cycle"): 0.0132,
+    ("H100", "gemma-4096", "solo"): 0.0437,
+    ("H100", "gemma-4096", "joint"): 0.0851,
+    ("H100", "gemma-4096", "cycle"): 0.0676,
+    ("H200", "gpt2-large", "solo"): 0.0096,
+    ("H200", "gpt2-large", "joint"): 0.0122,
+    ("H200", "gpt2-large", "cycle"): 0.0110,
+    ("H200", "gemma-4096", "solo"): 0.0383,
+    ("H200", "gemma-4096", "joint"): 0.0684,
+    ("H200", "gemma-4096", "cycle"): 0.0544,
+}
+# rates of the products in half precision, and of a copy, that were measured beside them
+RATES = {
+    "H100": ({"gpt2-large": 551e12, "gemma-4096": 732e12}, 2.9e12),
+    "H200": ({"gpt2-large": 521e12, "gemma-4096": 713e12}, 4.1e12),
 }
 
 
-@pytest.mark.parametrize(("shape", "kind"), MEASURED)
+@pytest.mark.parametrize(("card", "shape", "kind"), MEASURED)
 def test_times_planned_for_a_gpu_are_those_that_were_measured(
-    shape: str, kind: str
+    card: str, shape: str, kind: str
 ) -> None:
-    sizes, rate = SHAPES[shape], {"gpt2-large": 551e12, "gemma-4096": 732e12}[shape]
-    h100 = needs.Machine("cuda", 79, rate, 0, 0, 2, bandwidth=2.9e12)
+    sizes, (rates, bandwidth) = SHAPES[shape], RATES[card]
+    gpu = needs.Machine("cuda", 79, rates[shape], 0, 0, 2, bandwidth=bandwidth)
     cfg: Any = sae_of(kind, sizes, device="meta").cfg
-    planned = needs.gpu_step_seconds(cfg, sizes.batch, h100)
-    assert planned == pytest.approx(MEASURED[shape, kind], rel=0.2)
+    planned = needs.gpu_step_seconds(cfg, sizes.batch, gpu)
+    assert planned == pytest.approx(MEASURED[card, shape, kind], rel=0.2)
 
 
 def test_a_recipes_training_on_a_gpu_is_its_steps() -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from sae_lens_meta.training.backend import backend_of
+from sae_lens_meta.training.backend import backend_of, kernels_for
 
 LAYER_NORM_EPS = 1e-5  # SAELens's
 
@@ -37,6 +37,12 @@ class NormalizedRows:
 
     def __getitem__(self, part: slice) -> torch.Tensor:
         W_dec = self.W_dec[part]
+        if kernels := kernels_for(W_dec):
+            eps = LAYER_NORM_EPS if self.layer_norm else None
+            rows, self.mean[part], self.std[part] = kernels.normalized_rows(
+                W_dec, self.shift, eps
+            )
+            return rows
         norms = W_dec.norm(dim=1, keepdim=True)
         sums = W_dec.sum(dim=1, keepdim=True) / norms
         mean, std = moments(sums, W_dec.shape[1], self.layer_norm)

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
+from sae_lens_meta.training.backend import norms_and_products, sums_of_two
+
 
 def unit_rows(W_dec: torch.Tensor) -> torch.Tensor:
     """
@@ -58,9 +60,9 @@ class _Decomposability(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, W_dec: torch.Tensor, recons: torch.Tensor, bandwidth: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        norms = W_dec.norm(dim=-1)
-        overlaps = torch.einsum("ij,ij->i", W_dec, recons) / norms
-        distances = (1 - 2 * overlaps + recons.norm(dim=-1).pow(2)).relu()
+        norms, lengths, products = norms_and_products(W_dec, recons)
+        overlaps = products / norms
+        distances = (1 - 2 * overlaps + lengths.pow(2)).relu()
         penalties = torch.exp(-distances / bandwidth)
         ctx.save_for_backward(W_dec, recons, norms, overlaps, penalties)
         ctx.bandwidth = bandwidth
@@ -72,6 +74,5 @@ class _Decomposability(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor, _: Any) -> Any:  # type: ignore[override]
         W_dec, recons, norms, overlaps, penalties = ctx.saved_tensors
         scale = 2 * grad * penalties / (ctx.bandwidth * norms)
-        grad_W_dec = recons * scale[:, None]
-        grad_W_dec.addcmul_(W_dec, (-scale * overlaps / norms)[:, None])
-        return grad_W_dec, None, None
+        across = -scale * overlaps / norms
+        return sums_of_two(recons, scale, W_dec, across), None, None

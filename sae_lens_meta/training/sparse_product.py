@@ -33,6 +33,7 @@ from sae_lens_meta.training.backend import (
     Selected,
     Sums,
     backend_of,
+    kernels_for,
     sampled_products,
     starts_of,
 )
@@ -98,6 +99,20 @@ class ActiveCodes:
         sums = Sums(self.values, self.latents, self.sample_starts)
         return backend_of(W_dec).weighted_sums(sums, W_dec)
 
+    def differences(
+        self, W_dec: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Of each sample `decode` less `target`, `[n_samples, d_in]`; its squared norm, `[n_samples]`; and
+        its products with the rows that were decoded, `[n_active]`.
+        """
+        if kernels := kernels_for(W_dec):
+            sums = Sums(self.values, self.latents, self.sample_starts)
+            return kernels.differences(sums, W_dec, target)
+        difference = self.decode(W_dec).sub_(target)
+        products = sampled_products(self.sample_starts, self.latents, difference, W_dec)
+        return difference, _squares(difference), products
+
 
 @dataclass
 class DeadCodes:
@@ -149,33 +164,30 @@ class SquaredErrors(torch.autograd.Function):
         codes: ActiveCodes,
         dead: DeadCodes | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-        difference = codes.decode(W_dec)
-        difference = difference.sub_(x if b_dec_in_x else target - b_dec)
+        without_bias = x if b_dec_in_x else target - b_dec
+        difference, squares, products = codes.differences(W_dec, without_bias)
         missed = error_of_dead = None
         if dead is not None:
             # the residual is -difference
             missed = torch.addmm(difference, dead.used, W_dec[dead.latents])
             error_of_dead = _squares(missed).mean()
-        ctx.save_for_backward(W_enc, b_enc, W_dec, x, difference, missed)
+        ctx.save_for_backward(W_enc, b_enc, W_dec, x, difference, products, missed)
         ctx.mark_non_differentiable(difference)
         ctx.b_dec_in_x, ctx.codes, ctx.dead = b_dec_in_x, codes, dead
-        return _squares(difference).mean(), error_of_dead, difference
+        return squares.mean(), error_of_dead, difference
 
     @staticmethod
     @once_differentiable
     def backward(  # type: ignore[override]
         ctx: Any, grad: torch.Tensor, grad_of_dead: torch.Tensor | None, _: Any
     ) -> Any:
-        W_enc, b_enc, W_dec, x, difference, missed = ctx.saved_tensors
+        W_enc, b_enc, W_dec, x, difference, products, missed = ctx.saved_tensors
         codes: ActiveCodes = ctx.codes
         scale, backend = 2 * grad / len(difference), backend_of(grad)
         order, starts = codes.by_latent, codes.latent_starts
         samples = codes.samples[order]
-        grad_values = sampled_products(
-            codes.sample_starts, codes.latents, difference, W_dec
-        )
         # where pre-activations that are not positive are among the codes, they are constant
-        grad_values = grad_values * (codes.acts > 0) * scale
+        grad_values = products * (codes.acts > 0) * scale
         of_grad = Sums((codes.values * scale)[order], samples, starts)
         of_x = Sums(grad_values[order], samples, starts)
         grad_W_dec = backend.weighted_sums(of_grad, difference)

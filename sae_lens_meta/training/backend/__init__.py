@@ -18,9 +18,12 @@ from sae_lens_meta.training.backend.interface import (
     Rows,
     Selected,
     Sums,
+    kernels_for,
+    norms_and_products,
     products_at,
     sampled_products,
     starts_of,
+    sums_of_two,
 )
 
 __all__ = [
@@ -32,9 +35,12 @@ __all__ = [
     "Selected",
     "Sums",
     "backend_of",
+    "kernels_for",
+    "norms_and_products",
     "products_at",
     "sampled_products",
     "starts_of",
+    "sums_of_two",
 ]
 
 

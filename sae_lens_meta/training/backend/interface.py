@@ -2,7 +2,9 @@
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -166,9 +168,26 @@ def sampled_products(
         latents: their j, `[n_active]`.
         left, right: `[n, d]` and `[d_sae, d]`.
     """
+    if kernels := kernels_for(left):
+        return kernels.sampled_products(starts, latents, left, right)
     nothing = Sums(left.new_zeros(len(latents)), latents, starts)
     pattern = csr(nothing, len(right))
     return torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+
+
+def kernels_for(matrix: torch.Tensor) -> ModuleType | None:
+    """The module `by_row` where a GPU holds `matrix`, in full precision and narrow enough, and has Triton."""
+    if not matrix.is_cuda or matrix.itemsize < 4 or not _has_triton():
+        return None
+    # here, since Triton is where torch was built for a GPU alone
+    from sae_lens_meta.training.backend import by_row
+
+    return by_row if matrix.shape[1] <= by_row.WIDEST else None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def products_at(
@@ -177,6 +196,25 @@ def products_at(
     """The same for ascending indices `flat` into the flattened products `[n, d_sae]`."""
     starts = starts_of(flat // len(right), len(left))
     return sampled_products(starts, flat % len(right), left, right)
+
+
+def norms_and_products(
+    left: torch.Tensor, right: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Norms of the rows of two matrices `[n, d]`, and the product of each two of them, `[n]` each."""
+    if kernels := kernels_for(left):
+        return kernels.norms_and_products(left, right)
+    products = torch.einsum("ij,ij->i", left, right)
+    return left.norm(dim=-1), right.norm(dim=-1), products
+
+
+def sums_of_two(
+    left: torch.Tensor, a: torch.Tensor, right: torch.Tensor, b: torch.Tensor
+) -> torch.Tensor:
+    """`a_i left_i + b_i right_i`, `[n, d]`."""
+    if kernels := kernels_for(left):
+        return kernels.sums_of_two(left, a, right, b)
+    return (left * a[:, None]).addcmul_(right, b[:, None])
 
 
 def csr(sums: Sums, n_rows: int) -> torch.Tensor:
