@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import load_source, regroup
+from sae_lens_meta.activations.source import MIXED, load_source, mixed
 from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.cli import main
 from sae_lens_meta.saved import SavedSAE
@@ -222,13 +222,31 @@ def test_an_sae_of_another_width_or_without_a_model_is_refused(
         main(["evaluate", str(tmp_path / "unknown")])
 
 
-def test_regrouping_keeps_every_token_but_a_short_rest() -> None:
-    activations = torch.arange(70.0).view(7, 10, 1)
-    batches = [
-        ActivationBatch(torch.zeros(1, 10), prompt[None]) for prompt in activations
-    ]
-    whole = list(regroup(iter(batches), 20))
+def contexts(n: int) -> list[ActivationBatch]:
+    """`n` contexts of ten tokens, which count on from one to the next."""
+    activations = torch.arange(10.0 * n).view(n, 1, 10, 1)
+    return [ActivationBatch(torch.zeros(1, 10), context) for context in activations]
+
+
+def test_mixing_keeps_every_token_but_a_short_rest() -> None:
+    whole = list(mixed(iter(contexts(7)), 20))
     assert [len(part) for part in whole] == [20, 20, 20, 10]
-    assert torch.equal(torch.cat(whole), activations.view(70, 1))
-    assert [len(part) for part in regroup(iter(batches), 30)] == [30, 30]
-    assert [len(part) for part in regroup(iter(batches[:1]), 30)] == [10]
+    assert torch.equal(torch.cat(whole).sort(dim=0).values, torch.arange(70.0)[:, None])
+    assert [len(part) for part in mixed(iter(contexts(7)), 30)] == [30, 30]
+    assert [len(part) for part in mixed(iter(contexts(1)), 30)] == [10]
+
+
+def test_a_batch_has_tokens_from_many_contexts_as_in_training() -> None:
+    n = 40
+    many = list(mixed(iter(contexts(4 * MIXED * n // 10)), n))
+    assert {len(part) for part in many} == {n}
+    rows = torch.cat(many)[:, 0]
+    assert torch.equal(rows.sort().values, torch.arange(4.0 * MIXED * n))
+    for part in many:
+        # four contexts hold as many neighbours
+        assert len((part // 10).unique()) > n // 2
+    # no more of the text is held than is mixed
+    assert many[0].max() < MIXED * n
+    assert torch.equal(
+        torch.cat(list(mixed(iter(contexts(4 * MIXED * n // 10)), n)))[:, 0], rows
+    )

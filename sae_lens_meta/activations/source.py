@@ -37,6 +37,7 @@ from sae_lens_meta.saved import Reading, SavedSAE, check_device
 from sae_lens_meta.training.checks import hook_width
 
 CONTEXTS_PER_BATCH = 8
+MIXED = 16  # batches whose tokens are shuffled together
 
 
 @contextmanager
@@ -197,22 +198,32 @@ def load_source(
     return ActivationSource(model, text, reading, width, cfg.device), measured_on
 
 
-def regroup(
-    batches: Iterator[ActivationBatch], n_tokens: int
-) -> Iterator[torch.Tensor]:
+def mixed(batches: Iterator[ActivationBatch], n_tokens: int) -> Iterator[torch.Tensor]:
     """
-    Activations `[n_tokens, d_in]` of several batches at a time.
+    Activations `[n_tokens, d_in]` of tokens from here and there in the text, as training has them.
 
-    BatchTopK selects over thousands of tokens in training; a rest too short to compare
-    with them, below half of `n_tokens`, is dropped unless it is all there is.
+    BatchTopK selects over a batch: tokens of one document would compete with each other alone. Of
+    every `MIXED * n_tokens` that are shuffled half go out, in an order that is always the same. A
+    rest below half of `n_tokens` is dropped unless it is all there is.
     """
-    gathered: list[torch.Tensor] = []
-    n_gathered, is_first = 0, True
+    generator = torch.Generator().manual_seed(0)
+    held: list[torch.Tensor] = []
+    n_held, is_first = 0, True
     for batch in batches:
-        gathered.append(batch.rows)
-        n_gathered += len(gathered[-1])
-        if n_gathered >= n_tokens:
-            yield torch.cat(gathered)
-            gathered, n_gathered, is_first = [], 0, False
-    if gathered and (is_first or 2 * n_gathered >= n_tokens):
-        yield torch.cat(gathered)
+        held.append(batch.rows)
+        n_held += len(held[-1])
+        if n_held >= MIXED * n_tokens:
+            rows = _shuffled(held, generator)
+            n_out = n_held // 2 // n_tokens * n_tokens
+            yield from rows[:n_out].split(n_tokens)
+            held, n_held, is_first = [rows[n_out:]], n_held - n_out, False
+    if held:
+        for part in _shuffled(held, generator).split(n_tokens):
+            if is_first or 2 * len(part) >= n_tokens:
+                yield part
+            is_first = False
+
+
+def _shuffled(held: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    rows = torch.cat(held)
+    return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]

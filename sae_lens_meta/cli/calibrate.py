@@ -8,7 +8,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from sae_lens_meta.activations.measured_on import SourceConfig
-from sae_lens_meta.activations.source import load_source, regroup
+from sae_lens_meta.activations.source import load_source, mixed
 from sae_lens_meta.cli.options import parse
 from sae_lens_meta.cli.said import say
 from sae_lens_meta.destination import held
@@ -56,7 +56,7 @@ def _calibrate(cfg: Calibrate) -> None:
     sae = saved.load(cfg.source.device)
     selected_per_token(sae, cfg.k)  # or an error before anything is read
     activations, measured_on = load_source(cfg.source, [saved], to_calibrate=True)
-    batches = regroup(activations.stream(cfg.source.tokens), cfg.batch)
+    batches = mixed(activations.stream(cfg.source.tokens), cfg.batch)
     report = calibrate(
         sae, batches, cfg.k, cfg.rule, measured_on.text, measured_on.options
     )
