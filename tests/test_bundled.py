@@ -1,4 +1,4 @@
-"""The release that travels inside the package, as users get it."""
+"""The releases that travel inside the package, as users get them."""
 
 import json
 import os
@@ -25,10 +25,16 @@ from sae_lens_meta.zoo.files import MAX_BUNDLED, bundled_folder
 from sae_lens_meta.zoo.releases import Release, load_zoo
 from tests.hub_server import HubServer
 
+# the paper's, and one without a meta SAE
 NAME = "metasae-smollm2-135m-instruct-l11"
+NAMES = (NAME, f"{NAME}-implied-overlap")
 HOOK, LAYER = "blocks.11.hook_resid_post", 11
-BUNDLED = bundled_folder() / NAME
-SAE_FOLDERS = (BUNDLED / HOOK, BUNDLED / HOOK / "meta")
+BUNDLED = bundled_folder()
+SAE_FOLDERS = (
+    *(BUNDLED / name / HOOK for name in NAMES),
+    BUNDLED / NAME / HOOK / "meta",
+)
+each_release = pytest.mark.parametrize("name", NAMES, ids=["paper", "implied_overlap"])
 WEIGHTS = "sae_weights.safetensors"
 FEW = ("--tokens", "32768", "--ce_tokens", "1024")
 FIRST_TOKENS = Path(__file__).parent / "golden" / "bundled_first_tokens.json"
@@ -36,15 +42,16 @@ FIRST_TOKENS = Path(__file__).parent / "golden" / "bundled_first_tokens.json"
 CORPUS = Path(os.environ.get("CORPUS", "../shared/data/corpus.jsonl.gz"))
 
 
-def released() -> Release:
-    (release,) = (r for r in load_zoo().releases if r.bundled)
-    return release
+def released(name: str) -> Release:
+    bundled = {r.name: r for r in load_zoo().releases if r.bundled}
+    assert tuple(bundled) == NAMES
+    return bundled[name]
 
 
-def measured() -> dict[str, Any]:
+def measured(name: str) -> dict[str, Any]:
     """What its comparison says of the released SAE."""
-    comparison = json.loads((BUNDLED / "comparison.json").read_text())
-    sha256 = released().saes[0].files[f"{HOOK}/{WEIGHTS}"]
+    comparison = json.loads((BUNDLED / name / "comparison.json").read_text())
+    sha256 = released(name).saes[0].files[f"{HOOK}/{WEIGHTS}"]
     (sae,) = (s for s in comparison["saes"] if s["weights_sha256"] == sha256)
     return sae
 
@@ -74,14 +81,29 @@ def test_it_loads_by_its_name_without_a_network(no_network: None) -> None:  # no
     assert explained > 0.1 > 1 - error / (shuffled - shuffled.mean(0)).pow(2).sum()
 
 
-def test_its_config_names_what_others_can_find() -> None:
-    sae = SavedSAE.read(BUNDLED / HOOK)
+def test_one_without_a_meta_sae_loads_by_its_name(no_network: None) -> None:  # noqa: ARG001
+    name = NAMES[1]
+    load: Any = SAE.from_pretrained
+    sae = load(name)
+    assert sae.cfg.architecture() == "jumprelu" and sae.W_dec.shape == (4096, 576)
+    details = sae.cfg.metadata.training_architecture_details
+    assert (details["penalty"], details["decomposability_coefficient"]) == (
+        "implied_overlap",
+        3.0,
+    )
+    assert not torch.equal(sae.W_dec, load(NAME).W_dec)
+    with pytest.raises(ValueError, match="trained without a meta SAE"):
+        sae_lens_meta.load_meta_sae(name)
+
+
+@each_release
+def test_its_config_names_what_others_can_find(name: str) -> None:
+    sae = SavedSAE.read(BUNDLED / name / HOOK)
     assert sae.reading.model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert sae.reading.model_file == "SmolLM2-135M-Instruct.Q4_1.gguf"
     assert sae.reading.transformer_lens_hook == sae.reading.hook == HOOK
-    assert SAE.load_from_disk(BUNDLED / HOOK).cfg.metadata.hf_hook_name == (
-        f"model.layers.{LAYER}"
-    )
+    loaded = SAE.load_from_disk(BUNDLED / name / HOOK)
+    assert loaded.cfg.metadata.hf_hook_name == f"model.layers.{LAYER}"
 
 
 @pytest.mark.slow
@@ -146,7 +168,7 @@ def test_it_acts_in_a_bridge_as_by_hand(smollm2: Path) -> None:
     assert (wanted[0] - wanted[1]).abs().max() > 0.1, "ablating must do something"
 
 
-@pytest.mark.parametrize("folder", SAE_FOLDERS, ids=["primary", "meta"])
+@pytest.mark.parametrize("folder", SAE_FOLDERS, ids=["paper", "other", "meta"])
 def test_matrices_are_small_on_disk_and_thresholds_exact(folder: Path) -> None:
     stored = load_file(folder / WEIGHTS)
     loaded = SAE.load_from_disk(folder).state_dict()
@@ -155,52 +177,55 @@ def test_matrices_are_small_on_disk_and_thresholds_exact(folder: Path) -> None:
         assert tensor.dtype == (torch.bfloat16 if is_matrix else torch.float32)
         assert loaded[name].dtype == torch.float32
         assert torch.equal(loaded[name], tensor.float())
-    if folder == SAE_FOLDERS[0]:
+    if folder.name == HOOK:
         assert stored["threshold"].unique().numel() > 1, "one for each latent"
 
 
-def test_it_is_small_and_says_where_it_lives() -> None:
-    files = [path for path in BUNDLED.rglob("*") if path.is_file()]
+@each_release
+def test_it_is_small_and_says_where_it_lives(name: str) -> None:
+    files = [path for path in (BUNDLED / name).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MAX_BUNDLED
-    release = released()
-    assert (release.name, release.published, release.revision) == (NAME, False, None)
+    release = released(name)
+    assert (release.name, release.published, release.revision) == (name, False, None)
     assert "Instruct" in release.model
-    card = (BUNDLED / "README.md").read_text()
+    card = (BUNDLED / name / "README.md").read_text()
     assert "has not been uploaded anywhere" in card
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card and "Q4_1" in card
 
 
 @pytest.mark.slow
+@each_release
 def test_the_hub_would_get_the_same_card_report_and_weights(
+    name: str,
     hub: HubServer,
     as_writer: None,  # noqa: ARG001
     tmp_path: Path,
 ) -> None:
-    release = released()
+    release, folder = released(name), BUNDLED / name
     cfg = PublishConfig(
-        repo=f"tests/{NAME}",
-        comparison=BUNDLED,
+        repo=f"tests/{name}",
+        comparison=folder,
         base_model=release.model,
         licence=release.licence,
         training=release.training,
         output=tmp_path / "out",
     )
-    publish(BUNDLED / HOOK, cfg, Console(quiet=True))
-    uploaded = hub.repos[f"tests/{NAME}"].files
-    for path in filter(Path.is_file, BUNDLED.rglob("*")):
-        name = str(path.relative_to(BUNDLED))
-        if name != "README.md":
-            assert uploaded[name] == path.read_bytes(), name
-    card, bundled = uploaded["README.md"].decode(), (BUNDLED / "README.md").read_text()
+    publish(folder / HOOK, cfg, Console(quiet=True))
+    uploaded = hub.repos[f"tests/{name}"].files
+    for path in filter(Path.is_file, folder.rglob("*")):
+        file = str(path.relative_to(folder))
+        if file != "README.md":
+            assert uploaded[file] == path.read_bytes(), file
+    card, bundled = uploaded["README.md"].decode(), (folder / "README.md").read_text()
     for heading in ("## Figures", "## Loading"):
         assert heading in card and heading in bundled
     assert card.partition("## Figures")[2] == bundled.partition("## Figures")[2]
     assert card.partition("## Loading")[0] == bundled.partition("## Loading")[0]
 
 
-def measured_by_the_cards_command(*more: str) -> dict[str, Any]:
+def measured_by_the_cards_command(name: str, *more: str) -> dict[str, Any]:
     """What the card's own command finds, in the folder where it is called."""
-    card = (BUNDLED / "README.md").read_text()
+    card = (BUNDLED / name / "README.md").read_text()
     (command,) = re.findall(r"^    (sae-lens-meta evaluate .*)$", card, re.MULTILINE)
     main([*shlex.split(command)[1:], *more])
     return json.loads(Path("evaluation.json").read_text())
@@ -209,8 +234,9 @@ def measured_by_the_cards_command(*more: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_meta_steps", "smollm2_in_cache")
 @pytest.mark.skipif(not CORPUS.is_file(), reason="the text it was measured on is away")
+@each_release
 def test_the_cards_command_measures_what_the_card_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     On the first few of its tokens, which take a minute and not twenty.
@@ -219,15 +245,15 @@ def test_the_cards_command_measures_what_the_card_says(
     """
     (tmp_path / "corpus.jsonl.gz").symlink_to(CORPUS.resolve())
     monkeypatch.chdir(tmp_path)
-    found = measured_by_the_cards_command(*FEW)
+    found = measured_by_the_cards_command(name, *FEW)
     assert found["source"]["overridden"] == found["source"]["warnings"] == []
     assert found["source"]["hook"] == f"model.layers.{LAYER}"
     assert found["source"]["seen"] == "held out"
-    assert_close(found, json.loads(FIRST_TOKENS.read_text()))
-    of_all = measured()["evaluation"]
-    for name, share in (("normalized_l2", 0.05), ("explained_variance", 0.01)):
-        wanted = of_all["reconstruction"][name]
-        assert found["reconstruction"][name] == pytest.approx(wanted, rel=share)
+    assert_close(found, json.loads(FIRST_TOKENS.read_text())[name])
+    of_all = measured(name)["evaluation"]
+    for figure, share in (("normalized_l2", 0.05), ("explained_variance", 0.01)):
+        wanted = of_all["reconstruction"][figure]
+        assert found["reconstruction"][figure] == pytest.approx(wanted, rel=share)
     wanted, found = of_all["decoder"], found["decoder"]
     assert found["mean_abs_cosine"] == pytest.approx(wanted["mean_abs_cosine"])
 
@@ -245,7 +271,10 @@ if __name__ == "__main__":
     # that are fitted to the decoder, which would take most of the time, are not among it.
     quick = partial(evaluate_module.summarize_decoder, meta_steps=20)
     evaluate_module.summarize_decoder = quick
-    first = measured_by_the_cards_command("--overwrite", *FEW)
-    parts = {part: first[part] for part in ("reconstruction", "phi")}
-    FIRST_TOKENS.write_text(json.dumps(parts, indent=1) + "\n")
-    assert_close(measured_by_the_cards_command("--overwrite"), measured()["evaluation"])
+    few = {}
+    for release in NAMES:
+        first = measured_by_the_cards_command(release, "--overwrite", *FEW)
+        few[release] = {part: first[part] for part in ("reconstruction", "phi")}
+        FIRST_TOKENS.write_text(json.dumps(few, indent=1) + "\n")
+        found_of_all = measured_by_the_cards_command(release, "--overwrite")
+        assert_close(found_of_all, measured(release)["evaluation"])

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +36,7 @@ from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.publishing import upload
 from sae_lens_meta.publishing.card import model_card, released_name
+from sae_lens_meta.publishing.objective import objective_of
 from sae_lens_meta.publishing.package import Package, make_package, public_metadata
 from sae_lens_meta.publishing.publish import (
     PublishConfig,
@@ -231,8 +231,9 @@ def test_a_training_is_told_by_its_own_penalty(package: Package, path: Path) -> 
         {},
         {"penalty": "implied_overlap", "decomposability_coefficient": 1.0},
     ):
-        measured = SimpleNamespace(training=known | changes)
-        subject: Any = SimpleNamespace(measured=measured, metadata=package.metadata)
+        settings = known | changes
+        measured: Any = replace(package.measured, training=settings)
+        subject = replace(package, measured=measured, objective=objective_of(settings))
         told.append(_training(path, subject, None))
     assert "lambda_2 0.3, sigma^2 1, meta SAE " in told[0]
     assert told[1].endswith("penalty implied_overlap, lambda 1")
@@ -378,6 +379,7 @@ def test_what_was_trained_without_a_meta_sae_is_released_without_one(
     }
     card = files["README.md"].decode()
     assert said in card and "meta_sae = " not in card and "MetaSAEs" not in card
+    assert "| decomposability_coefficient |" in card and "| meta_" not in card
     assert ("arxiv:2509.22033" in card) == ("OrtSAE" in card)
     assert "arxiv:2604.03436" not in card
     assert released_name(card) == "metasae-tiny"

@@ -12,7 +12,6 @@ from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.comparison.table import headline_rows
 from sae_lens_meta.measures.figures import Figure, model_tokens
 from sae_lens_meta.publishing.doubts import doubts
-from sae_lens_meta.publishing.objective import objective_of
 from sae_lens_meta.publishing.package import Package
 from sae_lens_meta.report.attached import scores_of
 from sae_lens_meta.zoo.releases import Release
@@ -37,7 +36,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
     """
     comparison, measured = package.comparison, package.measured
     template = files("sae_lens_meta.publishing") / "card.md.jinja"
-    objective = objective_of(measured.training)
+    objective = package.objective
     tags = ["sparse-autoencoder", "interpretability"]
     if objective.paper is not None:
         tags.append(f"arxiv:{objective.paper.rpartition('/')[2]}")
@@ -61,7 +60,7 @@ def model_card(package: Package, release: Release, dataset: str) -> ModelCard:
         rows=_rows(comparison, measured),
         doubts=list(doubts(measured.evaluation)),
         scores=scores_of(comparison),
-        settings=measured.training,
+        settings=objective.settings_of(measured.training),
         calibration=package.metadata["calibration"],
         dataset=dataset,
         command=_command(release, comparison),

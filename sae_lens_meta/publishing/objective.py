@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 METASAES = "https://arxiv.org/abs/2604.03436"
+# how settings begin that mean nothing without a meta SAE
+OF_META_SAE = ("meta_", "decomposability_bandwidth", "primary_steps_per_cycle")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Objective:
     has_meta_sae: bool
     said: str
     paper: str | None = None
+
+    def settings_of(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the recorded settings that training went by."""
+        left_out = () if self.has_meta_sae else OF_META_SAE
+        return {n: v for n, v in recorded.items() if not n.startswith(left_out)}
 
 
 DECOMPOSABILITY = Objective(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from sae_lens_meta.comparison.result import ComparedSAE, Comparison
 from sae_lens_meta.hashing import file_sha256
 from sae_lens_meta.hooks import transformer_lens_name
-from sae_lens_meta.publishing.objective import objective_of
+from sae_lens_meta.publishing.objective import Objective, objective_of
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.report import write_report
 from sae_lens_meta.saved import Reading, SavedSAE
@@ -39,6 +39,7 @@ class Package:
     Attributes:
         folder: where they are.
         hook: whose activations the SAE reads, also the name of its folder.
+        objective: what the SAE was trained for.
         meta_path: folder of the meta SAE; None where the SAE was trained without one.
         names: paths in the repository, which are those below `folder`.
         metadata: of the SAE, scrubbed.
@@ -48,6 +49,7 @@ class Package:
 
     folder: Path
     hook: str
+    objective: Objective
     meta_path: str | None
     names: list[str]
     metadata: Mapping[str, Any]
@@ -112,7 +114,9 @@ def make_package(
     write_report(comparison, folder / "report.html")
     names += [name for name in BESIDE if name != CARD]
     metadata = json.loads((folder / hook / SAE_CFG_FILENAME).read_text())["metadata"]
-    return Package(folder, hook, meta_path, names, metadata, comparison, measured)
+    return Package(
+        folder, hook, objective, meta_path, names, metadata, comparison, measured
+    )
 
 
 def _check_meta_sae(path: Path, sae: SAE[Any]) -> None:

@@ -13,7 +13,6 @@ from sae_lens.constants import RUNNER_CFG_FILENAME
 from sae_lens_meta.destination import check_writable
 from sae_lens_meta.publishing.card import model_card, released_name
 from sae_lens_meta.publishing.doubts import doubts
-from sae_lens_meta.publishing.objective import objective_of
 from sae_lens_meta.publishing.package import CARD, Package, make_package
 from sae_lens_meta.publishing.scrub import scrubbed
 from sae_lens_meta.publishing.upload import look_ahead, upload
@@ -190,7 +189,7 @@ def _release(
         hook=package.hook,
         conversion_func=LOADER,
         licence=cfg.licence or (known.licence if known else UNKNOWN),
-        paper=known.paper if known else objective_of(package.measured.training).paper,
+        paper=known.paper if known else package.objective.paper,
         training=scrubbed(cfg.training or _training(path, package, cfg.dataset)),
         command=known.command if known else None,
         saes=[sae],
@@ -248,7 +247,7 @@ def _training(path: Path, package: Package, dataset: str | None) -> str:
     objective = f"penalty {settings.get('penalty')}, lambda {weight}"
     if settings["decomposability_coefficient"] == 0:
         objective = "no penalty"
-    if objective_of(settings).has_meta_sae:
+    if package.objective.has_meta_sae:
         objective = (
             f"lambda_2 {weight}, sigma^2 {settings['decomposability_bandwidth']:g}, "
             f"meta SAE {settings['meta_d_sae']:,} / {settings['meta_k']:g}"
