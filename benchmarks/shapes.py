@@ -1,7 +1,7 @@
 """The shapes that are timed, and a trainer of each kind at a shape."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,18 @@ def trainer_of(
 
 
 def trainers_that_share_weights(
-    shape: Shape, device: str = "cpu", autocast: bool = False
+    shape: Shape,
+    device: str = "cpu",
+    autocast: bool = False,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, SAETrainer[Any, Any]]:
     """One trainer of each kind; four sets of weights and moments would not fit for Gemma."""
     moments: dict[str, dict[str, torch.Tensor]] = {}
     trainers: dict[str, SAETrainer[Any, Any]] = {}
-    for kind in KINDS:
+    for kind in kinds:
         sae = sae_of(kind, shape, device)
         if trainers:
-            first = trainers[KINDS[0]].sae
+            first = trainers[kinds[0]].sae
             for name, parameter in sae.named_parameters():
                 parameter.data = first.get_parameter(name).data
         trainers[kind] = trainer_of(sae, shape, autocast)

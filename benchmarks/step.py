@@ -3,6 +3,7 @@ Times a whole training step, SAELens's `SAETrainer.step`, side by side in one pr
 
     python -m benchmarks.step demo gpt2-large --pairs 5
     python -m benchmarks.step gpt2-large gemma-4096 --device cuda --autocast
+    python -m benchmarks.step gemma-4096 --kinds solo cycle --pairs 2
 
 For each shape: the joint step with its meta phase shared out over the ten steps of a cycle,
 against a solo step of SAELens's `batchtopk` and against our own step with coefficient 0;
@@ -12,10 +13,11 @@ hundred of each SAE is dead, as in a real run.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from typing import Any
@@ -148,17 +150,22 @@ def ceilings(shape: Shape, device: str) -> str:
 
 
 def time_shape(
-    name: str, shape: Shape, n_pairs: int, device: str, autocast: bool
+    name: str,
+    shape: Shape,
+    n_pairs: int,
+    device: str,
+    autocast: bool,
+    kinds: Sequence[str] = KINDS,
 ) -> None:
     print(f"\n{name}: {shape}, {'autocast' if autocast else 'float32'}")
     print(ceilings(shape, device))
-    trainers = trainers_that_share_weights(shape, device, autocast)
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    trainers = trainers_that_share_weights(shape, device, autocast, kinds)
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     peaks: dict[str, float] = {}
     for kind, trainer in trainers.items():
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(3):  # warms up, and records graphs
+        for _ in range(3 if device == "cuda" else 1):  # warms up, and records graphs
             joint_seconds(trainer)
         if device == "cuda":
             peaks[kind] = torch.cuda.max_memory_allocated() / 1e9
@@ -167,24 +174,24 @@ def time_shape(
             taken = (joint_seconds if kind in JOINT else step_seconds)(trainer)
             times[kind].append(taken)
         # a large shape takes an hour: what is measured is not to be lost
-        latest = ", ".join(f"{kind} {times[kind][-1]:.4f} s" for kind in KINDS)
+        latest = ", ".join(f"{kind} {times[kind][-1]:.4f} s" for kind in kinds)
         tqdm.write(f"{name}, pair {pair + 1}: {latest}")
-    for kind in KINDS:
+    for kind in kinds:
         taken = times[kind]
         peak = f", peak {peaks[kind]:.1f} GB in all" if peaks else ""
         print(
             f"{kind:6} {statistics.median(taken):.4f} s "
             f"({min(taken):.4f} to {max(taken):.4f}){peak}"
         )
-    for kind in JOINT:
-        for other in ("stock", "solo"):
+    for kind, other in itertools.product(JOINT, ("stock", "solo")):
+        if kind in kinds and other in kinds:
             pairs = zip(times[kind], times[other], strict=True)
             ratio = statistics.median(joint / base for joint, base in pairs)
             print(f"{kind} / {other}: {ratio:.2f}")
-    for kind in ("solo", *JOINT):
+    for kind in [kind for kind in kinds if kind != "stock"]:
         parts = breakdown(trainers[kind])
         print(f"{kind}: " + ", ".join(f"{k} {1e3 * v:.2f}" for k, v in parts.items()))
-    for kind in JOINT:
+    for kind in [kind for kind in kinds if kind in JOINT]:
         with stages_timed(trainers[kind]) as spent:
             step_seconds(trainers[kind], due=True)
         meta_phase = spent["meta phase"]
@@ -197,13 +204,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--autocast", action="store_true")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     args = parser.parse_args()
     where = f"{torch.get_num_threads()} threads"
     if args.device == "cuda":
         where = torch.cuda.get_device_name()
     print(f"torch {torch.__version__}, {where}, {date.today()}")
     for name in args.shapes:
-        time_shape(name, SHAPES[name], args.pairs, args.device, args.autocast)
+        time_shape(
+            name, SHAPES[name], args.pairs, args.device, args.autocast, args.kinds
+        )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def test_a_step_is_timed_with_each_of_its_stages(
     for stage in ("penalty", "encode", "select", "decode", "backward", "optimizer"):
         assert f"{stage} " in joint
     assert "joint: meta phase" in printed
+    step.time_shape("tiny", TINY, 1, "cpu", False, ("solo", "cycle"))
+    some = capsys.readouterr().out
+    assert "cycle / solo: " in some and "stock" not in some and "joint" not in some
 
 
 def test_launches_are_counted_by_kind_of_step(
