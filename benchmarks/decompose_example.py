@@ -3,7 +3,7 @@ One part of a few latents, taken out while SmolLM2 runs: what changes, and what 
 
     python -m benchmarks.decompose_example
 
-The bundled release has a meta latent whose rows are latents of prepositions. It is taken out of them,
+The paper's bundled release has a meta latent whose rows are latents of prepositions. It is taken out of them,
 and the probability that a determiner comes next is looked at: after prepositions, and after verbs,
 where one is about as probable. As controls, the same amounts are taken out along other meta latents
 and along random directions, and the latents are ablated as a whole.

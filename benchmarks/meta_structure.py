@@ -3,7 +3,7 @@ How far the variance that a fresh meta SAE explains lies from SAEBench's figure,
 
     python -m benchmarks.meta_structure
 
-Fits meta SAEs to the decoder of the bundled release as `evaluate` does, as `meta_structure` of
+Fits meta SAEs to the decoder of the paper's bundled release as `evaluate` does, as `meta_structure` of
 sae-bench 0.6.0 does, over three seeds; and, with the first of them, as the latter does but with one
 thing at a time done as here. In float32: SAEBench's autocast to bfloat16 is left out.
 """

@@ -1,5 +1,5 @@
 """
-What docs/results.md shows of the bundled release, from its comparison.json.
+What docs/results.md shows of the paper's bundled release, from its comparison.json.
 
     python -m benchmarks.results
 

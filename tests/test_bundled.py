@@ -96,6 +96,20 @@ def test_one_without_a_meta_sae_loads_by_its_name(no_network: None) -> None:  # 
         sae_lens_meta.load_meta_sae(name)
 
 
+def test_a_listed_name_is_whole_where_its_line_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    main(["list", "*smollm2*"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == list(NAMES)
+    assert f"    SAE id: {HOOK}" in lines and "    weights: in the package" in lines
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["list", "*smollm2*"])
+    shown = capsys.readouterr().out
+    assert any(NAMES[1] in line and HOOK in line for line in shown.splitlines())
+
+
 @each_release
 def test_its_config_names_what_others_can_find(name: str) -> None:
     sae = SavedSAE.read(BUNDLED / name / HOOK)

@@ -16,6 +16,7 @@ from sae_lens_meta.activations.measured_on import SourceConfig
 from sae_lens_meta.activations.source import MIXED, load_source, mixed
 from sae_lens_meta.activations.stream import ActivationBatch
 from sae_lens_meta.cli import main
+from sae_lens_meta.measures.calibration import calibrate
 from sae_lens_meta.saved import SavedSAE
 from tests.helpers import meta_config, trainer_for
 from tests.tiny_llama import record_defaults
@@ -182,6 +183,10 @@ def test_calibrate_writes_thresholds_that_fire_as_batchtopk_selects(
     recorded: Any = sae.cfg.metadata.calibration
     assert recorded["text"]["first_document"] == recorded["text"]["documents"] == 6
     assert l0 == pytest.approx(K, rel=0.05)
+    contexts = list(held_out(saved_sae, to_calibrate=True))
+    for batches, is_it in ((mixed(iter(contexts), 2048), True), (x.split(2048), False)):
+        calibrate(before, iter(batches))
+        assert torch.equal(before.threshold, sae.threshold) == is_it
     assert recorded["n_tokens"] == TOKENS
     assert recorded["overridden"] == {}
     assert recorded["f1_after"] > 0.8

@@ -203,8 +203,8 @@ def mixed(batches: Iterator[ActivationBatch], n_tokens: int) -> Iterator[torch.T
     Activations `[n_tokens, d_in]` of tokens from here and there in the text, as training has them.
 
     BatchTopK selects over a batch: tokens of one document would compete with each other alone. Of
-    every `MIXED * n_tokens` that are shuffled half go out, in an order that is always the same. A
-    rest below half of `n_tokens` is dropped unless it is all there is.
+    every `MIXED * n_tokens` that are shuffled half go out, in an order that is always the same; twice
+    as many are held for a moment. A rest below half of `n_tokens` is dropped unless it is all there is.
     """
     generator = torch.Generator().manual_seed(0)
     held: list[torch.Tensor] = []
@@ -215,8 +215,9 @@ def mixed(batches: Iterator[ActivationBatch], n_tokens: int) -> Iterator[torch.T
         if n_held >= MIXED * n_tokens:
             rows = _shuffled(held, generator)
             n_out = n_held // 2 // n_tokens * n_tokens
+            held, n_held, is_first = [rows[n_out:].clone()], n_held - n_out, False
             yield from rows[:n_out].split(n_tokens)
-            held, n_held, is_first = [rows[n_out:]], n_held - n_out, False
+            del rows  # before as many more are gathered
     if held:
         for part in _shuffled(held, generator).split(n_tokens):
             if is_first or 2 * len(part) >= n_tokens:
@@ -226,4 +227,5 @@ def mixed(batches: Iterator[ActivationBatch], n_tokens: int) -> Iterator[torch.T
 
 def _shuffled(held: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
     rows = torch.cat(held)
+    held.clear()
     return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]

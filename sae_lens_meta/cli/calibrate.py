@@ -30,7 +30,8 @@ class Calibrate:
         path (Path): Folder of the saved SAE.
         rule (str): How thresholds are taken: at BatchTopK's own rate, or where as many are missed
             as are added.
-        batch (int): Tokens that BatchTopK selects over.
+        batch (int): Tokens that BatchTopK selects over. They are drawn from 16 times as many, of which
+            the activations are held.
         k (float | None): Latents a token, where the SAE does not record it.
     """
 

@@ -22,6 +22,16 @@ class List:
 
 
 def run(args: list[str]) -> None:
-    """Prints a line for each SAE."""
+    """Prints a line for each SAE, or some lines where the console is too narrow for them."""
     cfg = parse(List, "list", args)
-    Console().print(releases_table(list_pretrained(cfg.pattern)))
+    console, table = Console(), releases_table(list_pretrained(cfg.pattern))
+    at_any_width = console.options.update(max_width=1000)
+    if console.measure(table, options=at_any_width).maximum <= console.width:
+        console.print(table)
+        return
+    _, *headers = (column.header for column in table.columns)
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        console.print(name, soft_wrap=True)  # it is there to be copied
+        for header, cell in zip(headers, cells, strict=True):
+            if cell:
+                console.print(f"    {header}: {cell}")

@@ -15,7 +15,7 @@ and G the gradient with respect to `out`, everything else follows over A alone:
     grad b_dec      = sum_i G_i - W_enc (grad b_enc)
 
 Three of these are weighted sums of rows, which each backend has in its way, `g` is a sampled
-product (torch's `sampled_addmm`). What costs a dense product is finding
+product (`sampled_products`). What costs a dense product is finding
 out which pairs are active, the encoder's forward, and that is done before, without gradient.
 
 The decoder norm that SAELens multiplies pre-activations with, and divides codes by before

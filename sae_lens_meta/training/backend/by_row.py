@@ -1,8 +1,8 @@
 """
 Kernels in Triton for a GPU, each program of which holds one row in registers.
 
-torch's own operations write what lies between two of them and read it again, and cusparse's sampled
-product alone takes half as long again. One pair (i, j) at a time, by few warps: so many
+torch's own operations write what lies between two of them and read it again, and its sampled product of
+few pairs a row takes 1.6 times as long by itself. One pair (i, j) at a time, by few warps: so many
 programs run at once that each may wait for memory. Figures are in docs/performance.md.
 """
 
@@ -22,10 +22,7 @@ def sampled_products(
 ) -> torch.Tensor:
     """`interface.sampled_products`."""
     products = left.new_empty(len(latents))
-    left, right = left.contiguous(), right.contiguous()
-    _sampled_products[(len(left),)](
-        starts, latents, left, right, products, left.shape[1], **_sizes(left)
-    )
+    _for_each_row(_sampled_products, left, starts, latents, right, products)
     return products
 
 
@@ -33,12 +30,11 @@ def differences(
     sums: Sums, rows: torch.Tensor, target: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`ActiveCodes.differences`, of the codes as sums over the rows of a decoder."""
-    rows, target = rows.contiguous(), target.contiguous()
-    difference, squares = torch.empty_like(target), target.new_empty(len(target))
+    difference, squares = target.new_empty(target.shape), target.new_empty(len(target))
     products = target.new_empty(len(sums.indices))
-    _differences[(len(target),)](
-        sums.starts, sums.indices, sums.weights.contiguous(), rows, target,
-        difference, squares, products, target.shape[1], **_sizes(target),
+    _for_each_row(
+        _differences, target, sums.starts, sums.indices, sums.weights, rows,
+        difference, squares, products,
     )  # fmt: skip
     return difference, squares, products
 
@@ -47,12 +43,11 @@ def normalized_rows(
     W_dec: torch.Tensor, shift: torch.Tensor, eps: float | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`NormalizedRows`, whole, with means and deviations; `eps` is that of layer_norm, None without."""
-    W_dec, rows = W_dec.contiguous(), W_dec.new_empty(W_dec.shape)
-    mean, std = W_dec.new_empty(2, len(W_dec), 1)
-    sizes: dict[str, Any] = _sizes(W_dec) | {"LAYER_NORM": eps is not None}
-    _normalized_rows[(len(W_dec),)](
-        W_dec, shift, rows, mean, std, W_dec.shape[1], eps or 0.0, **sizes
-    )
+    rows = W_dec.new_empty(W_dec.shape)
+    mean, std = W_dec.new_zeros(len(W_dec), 1), W_dec.new_ones(len(W_dec), 1)
+    _for_each_row(
+        _normalized_rows, W_dec, shift, rows, mean, std, eps or 0.0, LAYER_NORM=eps is not None
+    )  # fmt: skip
     return rows, mean, std
 
 
@@ -60,11 +55,8 @@ def norms_and_products(
     left: torch.Tensor, right: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """`interface.norms_and_products`."""
-    left, right = left.contiguous(), right.contiguous()
     of_left, of_right, products = left.new_empty(3, len(left))
-    _norms_and_products[(len(left),)](
-        left, right, of_left, of_right, products, left.shape[1], **_sizes(left)
-    )
+    _for_each_row(_norms_and_products, left, right, of_left, of_right, products)
     return of_left, of_right, products
 
 
@@ -72,17 +64,21 @@ def sums_of_two(
     left: torch.Tensor, a: torch.Tensor, right: torch.Tensor, b: torch.Tensor
 ) -> torch.Tensor:
     """`interface.sums_of_two`."""
-    left, right = left.contiguous(), right.contiguous()
-    sums = torch.empty_like(left)
-    _sums_of_two[(len(left),)](
-        left, a.contiguous(), right, b.contiguous(), sums, left.shape[1], **_sizes(left)
-    )
+    sums = left.new_empty(left.shape)
+    _for_each_row(_sums_of_two, left, a, right, b, sums)
     return sums
 
 
-def _sizes(matrix: torch.Tensor) -> dict[str, Any]:
-    block = triton.next_power_of_2(matrix.shape[1])
-    return {"BLOCK": block, "num_warps": max(4, block // 1024)}
+def _for_each_row(kernel: Any, matrix: torch.Tensor, *others: Any, **more: Any) -> None:
+    """Runs a program for each row of `matrix`, on its device; what is written to is contiguous."""
+    n_rows, width = matrix.shape
+    block = triton.next_power_of_2(width)
+    inputs = [x.contiguous() if isinstance(x, torch.Tensor) else x for x in others]
+    with torch.cuda.device_of(matrix):
+        kernel[(n_rows,)](
+            matrix.contiguous(), *inputs, width,
+            BLOCK=block, num_warps=max(4, block // 1024), **more,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -93,7 +89,7 @@ def _row(matrix, i, columns, width):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _sampled_products(  # type: ignore[no-untyped-def]
-    starts, latents, left, right, products, width, BLOCK: tl.constexpr
+    left, starts, latents, right, products, width, BLOCK: tl.constexpr
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
@@ -105,7 +101,7 @@ def _sampled_products(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _differences(  # type: ignore[no-untyped-def]
-    starts, latents, weights, matrix, target, difference, squares, products, width,
+    target, starts, latents, weights, matrix, difference, squares, products, width,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
@@ -115,6 +111,8 @@ def _differences(  # type: ignore[no-untyped-def]
     for pair in range(begin, last):
         row = _row(matrix, tl.load(latents + pair), columns, width)
         found += tl.load(weights + pair) * row
+    # a weight that is not finite makes NaN of the 0 there
+    found = tl.where(columns < width, found, 0.0)
     tl.store(difference + i * width + columns, found, mask=columns < width)
     tl.store(squares + i, tl.sum(found * found))
     for pair in range(begin, last):
@@ -124,20 +122,20 @@ def _differences(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _normalized_rows(  # type: ignore[no-untyped-def]
-    W_dec, shift, rows, means, stds, width, eps, LAYER_NORM: tl.constexpr, BLOCK: tl.constexpr
+    W_dec, shift, rows, means, stds, eps, width, LAYER_NORM: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     row = _row(W_dec, i, columns, width)
-    norm = tl.sqrt(tl.sum(row * row))
-    mean, std = 0.0 * norm, 0.0 * norm + 1
+    found = row / tl.sqrt(tl.sum(row * row))
     if LAYER_NORM:
-        mean = tl.sum(row) / norm / width
+        mean = tl.sum(found) / width
         std = tl.sqrt((1 - width * mean * mean) / (width - 1))
-    found = (row / norm - mean) / (std + eps) - _row(shift, 0, columns, width)
+        found = (found - mean) / (std + eps)
+        tl.store(means + i, mean)
+        tl.store(stds + i, std)
+    found -= _row(shift, 0, columns, width)
     tl.store(rows + i * width + columns, found, mask=columns < width)
-    tl.store(means + i, mean)
-    tl.store(stds + i, std)
 
 
 @triton.jit

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -176,18 +175,36 @@ def sampled_products(
 
 
 def kernels_for(matrix: torch.Tensor) -> ModuleType | None:
-    """The module `by_row` where a GPU holds `matrix`, in full precision and narrow enough, and has Triton."""
-    if not matrix.is_cuda or matrix.itemsize < 4 or not _has_triton():
-        return None
-    # here, since Triton is where torch was built for a GPU alone
-    from sae_lens_meta.training.backend import by_row
+    """
+    The module `by_row` where its kernels can take `matrix`, which no gradient flows through.
 
-    return by_row if matrix.shape[1] <= by_row.WIDEST else None
+    On a GPU, in float32 or float64, and narrow enough.
+    """
+    if not matrix.is_cuda or matrix.itemsize < 4:
+        return None
+    if torch.is_grad_enabled() and matrix.requires_grad:
+        return None
+    kernels = _kernels(matrix.device)
+    return kernels if kernels and matrix.shape[1] <= kernels.WIDEST else None
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _kernels(device: torch.device) -> ModuleType | None:
+    """The module `by_row` if it runs on `device`: Triton may be missing, or what it compiles with."""
+    try:
+        from sae_lens_meta.training.backend import by_row
+
+        by_row.sums_of_two(*torch.ones(4, 1, 1, device=device))
+    except (
+        Exception
+    ) as error:  # of many kinds: no compiler, no headers, no folder to write to
+        warnings.warn(
+            f"Triton's kernels do not run on {device}: {type(error).__name__}: {error}. Steps are "
+            "slower by some 5 % without them. They need Triton and a C compiler.",
+            stacklevel=2,
+        )
+        return None
+    return by_row
 
 
 def products_at(
