@@ -2,8 +2,9 @@
 What docs/results.md shows of the paper's bundled release, from its comparison.json.
 
     python -m benchmarks.results
+    python -m benchmarks.results RUN/comparison/comparison.json
 
-Prints the table, the judge's scores and the splitting candidates as Markdown, and draws
+Prints the table, the judge's scores and the splitting candidates as Markdown, and of the release draws
 docs/img/results.png. The candidates are those of the report's list whose second phi is furthest
 above the phi between their parts: parts that fire on the same tokens are not a split. Those that
 nobody could judge are passed over: latents of a context's first token, and of pieces of characters.
@@ -31,21 +32,26 @@ from sae_lens_meta.zoo.files import bundled_folder
 
 NAME = "metasae-smollm2-135m-instruct-l11"
 PLOT = Path("docs/img/results.png")
+BASELINES = {"solo": "solo", "solo_equal_l2": "solo at equal L2"}
 N_CANDIDATES, N_CONTEXTS, N_TOKENS = 5, 4, 12
 
 
 def table(comparison: Comparison) -> Iterator[str]:
     """Means over seeds; differences with their intervals over seeds."""
     variants = comparison.variants()
-    (joint,) = (v for v in variants if v not in ("solo", "solo_equal_l2"))
-    yield "| | joint | solo | solo at equal L2 | joint to solo, % | to equal L2, % |"
-    yield "|---|---|---|---|---|---|"
+    baselines = [name for name in BASELINES if name in variants]
+    (joint,) = variants.keys() - set(baselines)
+    compared = [joint, *baselines]
+    headers = [joint.partition(",")[0], *(BASELINES[name] for name in baselines)]
+    headers += [f"to {BASELINES[name]}, %" for name in baselines]
+    yield f"| | {' | '.join(headers)} |"
+    yield f"|{'---|' * (1 + len(headers))}"
     for figure in HEADLINE.values():
         cells = [
             format(np.mean([figure.of(sae) for sae in variants[name]]), figure.format)
-            for name in (joint, "solo", "solo_equal_l2")
+            for name in compared
         ]
-        for baseline in ("solo", "solo_equal_l2"):
+        for baseline in baselines:
             found = comparison.difference(joint, baseline, figure.id)
             cell = ""
             if found and found.percent is not None:
@@ -88,6 +94,8 @@ def can_be_judged(entry: CandidateWithContexts, vocabulary: dict[int, str]) -> b
 
 def candidates(comparison: Comparison) -> Iterator[str]:
     every = comparison.splitting
+    if not every:
+        return
     found = [entry for entry in every if can_be_judged(entry, comparison.vocabulary)]
     found.sort(key=splitness, reverse=True)
     between = [
@@ -156,12 +164,14 @@ def scatter(ax: Axes, comparison: Comparison, shown: Headline) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    default = bundled_folder() / NAME / "comparison.json"
-    parser.add_argument("comparison", type=Path, nargs="?", default=default)
-    comparison = Comparison.load(parser.parse_args().comparison)
+    parser.add_argument("comparison", type=Path, nargs="?")
+    given: Path | None = parser.parse_args().comparison
+    released = bundled_folder() / NAME / "comparison.json"
+    comparison = Comparison.load(given or released)
     for part in (table, autointerp, candidates):
         print("\n".join(part(comparison)), end="\n\n")
-    plot(comparison)
+    if given is None:
+        plot(comparison)
 
 
 if __name__ == "__main__":
