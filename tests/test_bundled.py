@@ -274,9 +274,11 @@ def test_the_cards_command_measures_what_the_card_says(
 
 def assert_close(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for part in ("reconstruction", "phi"):
-        # rounding differs with the number of threads, and with it who is selected
+        # rounding differs with the number of threads and what ran before, and with it who is
+        # selected: among the silent are latents that fire once or not at all by it
         for name, value in wanted[part].items():
-            close = value if value is None else pytest.approx(value, rel=2e-3)
+            share = 0.02 if name == "n_silent" else 2e-3
+            close = value if value is None else pytest.approx(value, rel=share)
             assert found[part][name] == close, name
 
 
