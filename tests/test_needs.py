@@ -3,7 +3,7 @@
 import weakref
 from dataclasses import replace
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -123,37 +123,41 @@ def test_the_memory_of_a_step_on_a_gpu_is_the_most_that_exists_at_once(
     assert memory.peak < 1.05 * expected
 
 
-# seconds of a step by benchmarks/step.py, the first H200's: docs/performance.md
-MEASURED = {
-    ("H100", "gpt2-large", "solo"): 0.0106,
-    ("H100", "gpt2-large", "joint"): 0.0138,
-    ("H100", "gpt2-large", "cycle"): 0.0132,
-    ("H100", "gemma-4096", "solo"): 0.0437,
-    ("H100", "gemma-4096", "joint"): 0.0851,
-    ("H100", "gemma-4096", "cycle"): 0.0676,
-    ("H200", "gpt2-large", "solo"): 0.0096,
-    ("H200", "gpt2-large", "joint"): 0.0122,
-    ("H200", "gpt2-large", "cycle"): 0.0110,
-    ("H200", "gemma-4096", "solo"): 0.0375,
-    ("H200", "gemma-4096", "joint"): 0.0695,
-    ("H200", "gemma-4096", "cycle"): 0.0534,
-}
-# rates of the products in half precision, and of a copy, that were measured beside them
-RATES = {
-    "H100": ({"gpt2-large": 551e12, "gemma-4096": 732e12}, 2.9e12),
-    "H200": ({"gpt2-large": 521e12, "gemma-4096": 716e12}, 4.0e12),
-}
+class Measured(NamedTuple):
+    """
+    A shape on a card, by benchmarks/step.py, the first H200's: docs/performance.md.
+
+    Attributes:
+        rate, bandwidth: of its product in half precision and of a copy, beside the steps.
+        solo, joint, cycle: seconds of a step.
+    """
+
+    card: str
+    shape: str
+    rate: float
+    bandwidth: float
+    solo: float
+    joint: float
+    cycle: float
 
 
-@pytest.mark.parametrize(("card", "shape", "kind"), MEASURED)
+MEASURED = (
+    Measured("H100", "gpt2-large", 551e12, 2.9e12, 0.0106, 0.0138, 0.0132),
+    Measured("H100", "gemma-4096", 732e12, 2.9e12, 0.0437, 0.0851, 0.0676),
+    Measured("H200", "gpt2-large", 521e12, 4.1e12, 0.0096, 0.0122, 0.0110),
+    Measured("H200", "gemma-4096", 716e12, 4.0e12, 0.0375, 0.0695, 0.0534),
+)
+
+
+@pytest.mark.parametrize("kind", ["solo", "joint", "cycle"])
+@pytest.mark.parametrize("found", MEASURED, ids=lambda m: f"{m.card}-{m.shape}")
 def test_times_planned_for_a_gpu_are_those_that_were_measured(
-    card: str, shape: str, kind: str
+    found: Measured, kind: str
 ) -> None:
-    sizes, (rates, bandwidth) = SHAPES[shape], RATES[card]
-    gpu = needs.Machine("cuda", 79, rates[shape], 0, 0, 2, bandwidth=bandwidth)
-    cfg: Any = sae_of(kind, sizes, device="meta").cfg
-    planned = needs.gpu_step_seconds(cfg, sizes.batch, gpu)
-    assert planned == pytest.approx(MEASURED[card, shape, kind], rel=0.2)
+    gpu = needs.Machine("cuda", 79, found.rate, 0, 0, 2, bandwidth=found.bandwidth)
+    cfg: Any = sae_of(kind, SHAPES[found.shape], device="meta").cfg
+    planned = needs.gpu_step_seconds(cfg, SHAPES[found.shape].batch, gpu)
+    assert planned == pytest.approx(getattr(found, kind), rel=0.2)
 
 
 def test_a_recipes_training_on_a_gpu_is_its_steps() -> None:

@@ -1,9 +1,9 @@
 """
 Kernels in Triton for a GPU, each program of which holds one row in registers.
 
-torch's own operations write what lies between two of them and read it again, and its sampled product of
-few pairs a row takes 1.6 times as long by itself. One pair (i, j) at a time, by few warps: so many
-programs run at once that each may wait for memory. Figures are in docs/performance.md.
+torch's own operations write what lies between two of them and read it again. One pair (i, j) at a
+time, by few warps: so many programs run at once that each may wait for memory. What steps gain by
+them is in docs/performance.md.
 """
 
 from typing import Any

@@ -195,9 +195,8 @@ def _kernels(device: torch.device) -> ModuleType | None:
         from sae_lens_meta.training.backend import by_row
 
         by_row.sums_of_two(*torch.ones(4, 1, 1, device=device))
-    except (
-        Exception
-    ) as error:  # of many kinds: no compiler, no headers, no folder to write to
+    # errors are of many kinds: no compiler, no headers, no folder to write to
+    except Exception as error:
         warnings.warn(
             f"Triton's kernels do not run on {device}: {type(error).__name__}: {error}. Steps are "
             "slower by some 5 % without them. They need Triton and a C compiler.",
