@@ -91,3 +91,31 @@ def test_the_lowest_versions_promised_are_those_that_are_tested() -> None:
     tested = {name: Version(version) for name, version in pins}
     for name in floors.keys() - {"torch"}:  # which the Makefile pins
         assert tested[name] == floors[name], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "making",
+    [
+        """
+from sae_lens_meta.training.implied_overlap import ImpliedOverlap
+counted = ImpliedOverlap(8)
+for _ in range(100):
+    counted.count(torch.eye(8))
+""",
+        """
+from sae_lens_meta.training.backend.interface import Sums, csr
+csr(Sums(torch.ones(2), torch.tensor([0, 1]), torch.tensor([0, 1, 2])), 2)
+""",
+        """
+from sae_lens_meta.decomposition.decompose import decomposition
+found = decomposition("metasae-smollm2-135m-instruct-l11")
+found.shares, found.latents_of(0)
+""",
+    ],
+    ids=["implied overlap", "backend", "decomposition"],
+)
+def test_torchs_advice_on_sparse_tensors_reaches_no_user(making: str) -> None:
+    # once in a process: each in one of its own
+    code = f"import torch\n{making}"
+    subprocess.run([sys.executable, "-W", "error:Sparse", "-c", code], check=True)

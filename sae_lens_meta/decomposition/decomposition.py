@@ -1,8 +1,5 @@
 """The object: each latent's meta latents and each meta latent's latents, with their weights."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -12,6 +9,7 @@ from sae_lens import SAE
 
 from sae_lens_meta.decomposition.nulls import Nulls
 from sae_lens_meta.decomposition.stability import Stability
+from sae_lens_meta.sparse import without_advice
 from sae_lens_meta.training.meta_fit import meta_fit
 
 BLOCK_ROWS = 1024
@@ -152,7 +150,7 @@ class Decomposition:
             part = slice(first, first + BLOCK_ROWS)
             cosines = (self.rows[latents[part]] * self.directions[metas[part]]).sum(1)
             shares[part] = coefficients.values()[part] * cosines
-        with _without_advice():
+        with without_advice():
             return torch.sparse_csr_tensor(
                 coefficients.crow_indices(), metas, shares, coefficients.shape
             )
@@ -177,7 +175,7 @@ class Decomposition:
 
     @cached_property
     def _coefficients_by_meta(self) -> torch.Tensor:
-        with _without_advice():
+        with without_advice():
             return self.coefficients.to_sparse_csc()
 
 
@@ -220,7 +218,7 @@ def decomposed(
         distances.append((rows[part] - recons).pow(2).sum(dim=1))
         blocks.append(coefficients.to_sparse_coo())
     fit = meta_fit(rows, torch.cat(distances))
-    with _without_advice():
+    with without_advice():
         csr = torch.cat(blocks).coalesce().to_sparse_csr()
     return Decomposition(
         rows=rows,
@@ -245,15 +243,6 @@ def _constant(rows: torch.Tensor, meta_sae: SAE[Any]) -> LowRank:
         torch.stack([deviation, mean], dim=1),
         torch.stack([b_dec, torch.ones_like(b_dec)]),
     )
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without what torch tells those who make compressed sparse tensors."""
-    with warnings.catch_warnings():
-        for advice in ("Sparse CS[RC] tensor support", "Sparse invariant checks"):
-            warnings.filterwarnings("ignore", advice)
-        yield
 
 
 def _places(csr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import torch
 
+from sae_lens_meta.sparse import without_advice
 from sae_lens_meta.training.host_counts import HostCounts
 from sae_lens_meta.training.penalty import unit_rows
 
@@ -125,7 +126,8 @@ class ImpliedOverlap(HostCounts):
             (n, d_sae),
             check_invariants=False,
         )
-        pairs = torch.sparse.mm(fires.t(), fires).coalesce()
+        with without_advice():
+            pairs = torch.sparse.mm(fires.t(), fires).coalesce()
         (children, parents), together = pairs.indices(), pairs.values()
         in_batch = latents.bincount(minlength=d_sae)[children]
         is_new = (self.watched[children] != parents[:, None]).all(dim=1)

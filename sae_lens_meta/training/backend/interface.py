@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from sae_lens_meta.sparse import without_advice
+
 
 class Rows(Protocol):
     """A matrix `[n, d_in]`, or what makes its rows when they are read."""
@@ -235,8 +237,7 @@ def sums_of_two(
 
 def csr(sums: Sums, n_rows: int) -> torch.Tensor:
     """The matrix `[n_groups, n_rows]` whose product with the rows is their sums."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+    with without_advice():
         return torch.sparse_csr_tensor(
             sums.starts,
             sums.indices,
