@@ -6,12 +6,15 @@ Which objectives and trainings come nearer to features that are known: docs/grou
     python -m benchmarks.ground_truth confirmation   # five fresh seeds, a kind that nothing was tuned on
     python -m benchmarks.ground_truth correlated     # the same at convergence
     python -m benchmarks.ground_truth exclusive      # at convergence, on another kind that nothing was tuned on
+    python -m benchmarks.ground_truth falling        # the same kind, at the rate that a solo SAE does best with there
+    python -m benchmarks.ground_truth quarter        # at convergence, hierarchies with a quarter as many latents
 
 Each is a call of `sae-lens-meta groundtruth`, whose results lie in benchmarks/ground_truth: what is there is
 not trained again, and the tables are printed from it. An SAE takes some 12 ms of a core for a step.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import sae_lens  # noqa: F401 - registers the architectures
@@ -25,12 +28,15 @@ FOLDER = Path(__file__).with_suffix("")
 PLAIN = "normalize_activations: none"
 SOLO = f"architecture: meta, decomposability_coefficient: 0, {PLAIN}"
 META = f"architecture: meta, {PLAIN}"
+OVERLAP = f"{META}, penalty: implied_overlap, decomposability_coefficient"
 PENALTIES = {
     "decomposability": f"{META}, meta_k: 4",
     "orthogonality": f"{META}, penalty: orthogonality, decomposability_coefficient: 0.1",
-    "implied_overlap": f"{META}, penalty: implied_overlap, decomposability_coefficient: 1",
+    "implied_overlap": f"{OVERLAP}: 1",
 }
-MATRYOSHKA = "architecture: matryoshka_batchtopk, matryoshka_widths: [32, 128, 512]"
+MATRYOSHKA_OF = "architecture: matryoshka_batchtopk, matryoshka_widths"
+MATRYOSHKA = f"{MATRYOSHKA_OF}: [32, 128, 512]"
+FRESH = (0, 1, 2, 3, 4)  # seeds that no setting was chosen by
 STOCK = {"batchtopk": "architecture: batchtopk", "matryoshka": MATRYOSHKA}
 
 
@@ -102,6 +108,30 @@ def exclusive() -> StudyConfig:
     return of_all(("exclusive",), 8000, STOCK)
 
 
+def falling() -> StudyConfig:
+    """The leading objective with a rate that falls to 0 from the first step to the last."""
+    steps = 8000
+    overlap = f"{PENALTIES['implied_overlap']}, {decay(5 * steps)}"
+    saes = {
+        "solo": f"{SOLO}, {decay(5 * steps)}",
+        "implied_overlap": overlap,
+        "implied_overlap_all": f"{overlap}, {resampling(steps)}, {annealing(steps)}",
+    }
+    return study(saes, ("exclusive",), FRESH, steps)
+
+
+def quarter() -> StudyConfig:
+    """Where hierarchies converge, which `solo_twice` shows: with a quarter as many latents."""
+    steps = 4000
+    stock = STOCK | {"matryoshka": f"{MATRYOSHKA_OF}: [8, 32, 128]"}
+    cfg = of_all(("hierarchy_2", "scaled"), steps, stock)
+    more = {
+        "implied_overlap_3": f"{OVERLAP}: 3, {decay(steps)}",
+        "solo_twice": f"{SOLO}, {decay(2 * steps)}, times: 2",
+    }
+    return replace(cfg, dictionary=(0.25,), sae=cfg.sae + named(more))
+
+
 def of_all(data: tuple[str, ...], steps: int, stock: dict[str, str]) -> StudyConfig:
     """Every objective and those of SAELens in `stock`, with five fresh seeds."""
     both = f"{resampling(steps)}, {annealing(steps)}"
@@ -114,18 +144,31 @@ def of_all(data: tuple[str, ...], steps: int, stock: dict[str, str]) -> StudyCon
         **stock,
     }
     saes = {name: f"{settings}, {decay(steps)}" for name, settings in saes.items()}
-    return study(saes, data, (0, 1, 2, 3, 4), steps)
+    return study(saes, data, FRESH, steps)
 
 
 def study(
     saes: dict[str, str], data: tuple[str, ...], seeds: tuple[int, ...], steps: int
 ) -> StudyConfig:
-    texts = tuple(f"{name}={{{settings}}}" for name, settings in saes.items())
-    return StudyConfig(sae=texts, data=data, seeds=seeds, steps=steps)
+    return StudyConfig(sae=named(saes), data=data, seeds=seeds, steps=steps)
+
+
+def named(saes: dict[str, str]) -> tuple[str, ...]:
+    """As `--sae` takes them."""
+    return tuple(f"{name}={{{settings}}}" for name, settings in saes.items())
 
 
 STUDIES = {
-    f.__name__: f for f in (tuning, convergence, confirmation, correlated, exclusive)
+    f.__name__: f
+    for f in (
+        tuning,
+        convergence,
+        confirmation,
+        correlated,
+        exclusive,
+        falling,
+        quarter,
+    )
 }
 
 

@@ -26,10 +26,11 @@ CLASSES = {
 KINDS = {"orthogonality": Orthogonality, "implied_overlap": ImpliedOverlap}
 WITH_SCHEDULES: dict[str, Any] = {
     "resample_every": 15,
-    "resample_until": 100,
+    "resample_until": 280,
     "k_start": 12.0,
-    "k_anneal_steps": 50,
+    "k_anneal_steps": 300,
 }
+HALF, END = 250, 320  # parents are settled at the 200th step
 
 
 def new_sae(architecture: str = "meta", **settings: Any) -> Any:
@@ -117,18 +118,22 @@ def test_the_loss_is_the_stock_one_and_the_mean_penalty(
 def test_a_resumed_training_ends_bit_for_bit_where_the_whole_one_does(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    whole = trainer_of(new_sae(**settings))
-    train(whole, 0, 140)
-    part = trainer_of(new_sae(**settings))
-    train(part, 0, 70)
+    whole = trainer_of(new_sae(**settings), END)
+    train(whole, 0, END)
+    part = trainer_of(new_sae(**settings), END)
+    train(part, 0, HALF)
+    if settings.get("penalty") == "implied_overlap":
+        assert part.sae.overlap.is_parent.any()
+    if "k_start" in settings:
+        assert settings["k_start"] > part.sae.k_at(HALF) > 4
     part.save_checkpoint("half", tmp_path)
     other: dict[str, Any] = settings | {"init_seed": 4}
-    resumed = trainer_of(new_sae(**other))
+    resumed = trainer_of(new_sae(**other), END)
     resumed.sae.load_weights_from_checkpoint(tmp_path / "half")
     resumed.load_trainer_state(tmp_path / "half")
     # draws follow the seed of the run that goes on
     resumed.sae.cfg.init_seed = 3
-    train(resumed, 70, 140)
+    train(resumed, HALF, END)
     for name, tensor in whole.sae.state_dict().items():
         torch.testing.assert_close(
             resumed.sae.state_dict()[name], tensor, rtol=0, atol=0, msg=name
@@ -140,7 +145,7 @@ def test_what_is_exported_is_a_plain_sae(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     trainer = trainer_of(new_sae(**settings))
-    train(trainer, 0, 60)
+    train(trainer, 0, END if settings is WITH_SCHEDULES else 60)
     trainer.sae.save_inference_model(tmp_path)
     assert (tmp_path / "meta").exists() == ("penalty" not in settings)
     sae = SAE.load_from_disk(tmp_path)

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from sae_lens.synthetic import (
+    FoldedNormalMagnitudeConfig,
     HierarchyConfig,
+    LinearMagnitudeConfig,
     LowRankCorrelationConfig,
+    OrthogonalizationConfig,
     SyntheticModel,
     SyntheticModelConfig,
     ZipfianFiringProbabilityConfig,
 )
 from sae_lens.synthetic.hierarchy import HierarchyNode
+from tqdm.auto import tqdm
 
 # batches that are drawn at once: a hierarchy is walked once for all of them
 BATCHES_AT_ONCE = 32
@@ -43,22 +47,26 @@ SMALL: dict[str, Any] = {
     "std_firing_magnitudes": 0.3,
     "bias": False,
 }
-# Its published description; what that leaves open (magnitudes, the correlation's scale) is ours.
+# As SAELens's docs give it (arXiv:2602.14687), but for the seed, which is a study's.
 SYNTHSAEBENCH: dict[str, Any] = {
     "num_features": 16_384,
     "hidden_dim": 768,
     "firing_probability": ZipfianFiringProbabilityConfig(
         exponent=0.5, max_prob=0.4, min_prob=5e-4
     ),
-    "std_firing_magnitudes": 0.3,
-    "bias": False,
+    "mean_firing_magnitudes": LinearMagnitudeConfig(start=5.0, end=4.0),
+    "std_firing_magnitudes": FoldedNormalMagnitudeConfig(mean=0.5, std=0.5),
+    "bias": 0.5,
+    "orthogonalization": OrthogonalizationConfig(num_steps=100, lr=3e-4),
     "correlation": LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
     "hierarchy": HierarchyConfig(
         total_root_nodes=128,
         branching_factor=4,
         max_depth=3,
         mutually_exclusive_portion=1.0,
+        mutually_exclusive_min_depth=0,
         compensate_probabilities=True,
+        scale_children_by_parent=True,
     ),
 }
 KINDS: dict[str, dict[str, Any]] = {
@@ -69,6 +77,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "hierarchy_2": SMALL | _trees(2, 3),
     "hierarchy_3": SMALL | _trees(3, 2),
     "exclusive": SMALL | _trees(1, 4, mutually_exclusive_portion=1.0),
+    "exclusive_2": SMALL | _trees(2, 3, mutually_exclusive_portion=1.0),
+    "exclusive_3": SMALL | _trees(3, 2, mutually_exclusive_portion=1.0),
     "scaled": SMALL | _trees(2, 3, scale_children_by_parent=True),
     "synthsaebench_16k": SYNTHSAEBENCH,
 }
@@ -110,9 +120,7 @@ class KnownTruth:
                 f"There is no kind of data {kind!r}. Give one of {', '.join(KINDS)}."
             )
         self.seed = seed
-        self._model = SyntheticModel(
-            SyntheticModelConfig(**KINDS[kind], seed=seed), device=device
-        )
+        self._model = _model(kind, seed, device)
         self.directions = self._model.feature_dict.feature_vectors.detach()
         hierarchy = self._model.hierarchy
         roots = list(hierarchy.roots) if hierarchy is not None else []
@@ -149,6 +157,16 @@ class KnownTruth:
             # a prime, so that no part of a seed is a part of another
             torch.manual_seed(1_000_003 * (self.seed + 1) + part)
             return Samples(*self._model.sample_with_features(n))
+
+
+@lru_cache(maxsize=8)
+def _model(kind: str, seed: int, device: str) -> SyntheticModel:
+    """Kept, since turning 16,384 features away from each other takes a processor long."""
+    if "orthogonalization" in KINDS[kind]:
+        n = KINDS[kind]["num_features"]
+        tqdm.write(f"Turning the {n:,} features of {kind} away from each other ...")
+    cfg = SyntheticModelConfig(**KINDS[kind], seed=seed)
+    return SyntheticModel(cfg, device=device)
 
 
 def _family(node: HierarchyNode) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ from sae_lens.synthetic import (
     mean_correlation_coefficient,
 )
 
+from sae_lens_meta.activations.stream import encode, flat_heads
 from sae_lens_meta.known_truth.absorption import absorption
 from sae_lens_meta.known_truth.data import KnownTruth, Samples
 from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
@@ -75,7 +76,7 @@ def truth_figures(
     detected = compute_classification_metrics(codes, test.features, W_dec, directions)
     lost = absorption(W_dec, codes, directions, test.features, truth.pairs)
     return TruthFigures(
-        l2=_unexplained(sae.decode(codes), test.activations),
+        l2=_unexplained(_reconstructed(sae, test.activations), test.activations),
         l0=reconstruction.l0,
         dead=reconstruction.n_silent,
         mcc=mean_correlation_coefficient(W_dec, directions),
@@ -136,6 +137,13 @@ def explained(W_dec: torch.Tensor) -> float:
     """Share of the variance of unit rows that a meta SAE of 9 % of their number explains."""
     width = max(META_K, round(META_WIDTH * len(W_dec)))
     return meta_explained_variance(W_dec, width, META_K, n_steps=META_STEPS)
+
+
+def _reconstructed(sae: SAE[Any], x: torch.Tensor) -> torch.Tensor:
+    # codes by themselves cannot be decoded where each sample's own mean and norm are taken off
+    codes = encode(sae, x)
+    with flat_heads(sae):
+        return sae.decode(codes)
 
 
 def _unexplained(recons: torch.Tensor, x: torch.Tensor) -> float:

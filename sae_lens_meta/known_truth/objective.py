@@ -2,7 +2,8 @@
 
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from typing import Any
+from math import inf
+from typing import Any, get_type_hints
 
 import yaml
 from sae_lens import TrainingSAE
@@ -22,6 +23,12 @@ OF_TRAINER = (
     "adam_beta2",
 )
 TIMES = "times"
+OF_CELL = {
+    "d_in": "--data",
+    "d_sae": "--dictionary",
+    "k": "--k",
+    "init_seed": "--seeds",
+}
 ADAM_BETA2 = 0.99  # the paper's
 DEAD_FEATURE_WINDOW = 50
 
@@ -54,6 +61,13 @@ class Objective:
         """
         sae_class, config_class = get_sae_training_class(self.architecture)
         known = {field.name for field in fields(config_class)}
+        if get_type_hints(config_class).get("k") is int:
+            if k != int(k):
+                raise ValueError(
+                    f"SAE {self.name!r}: {self.architecture} takes a whole k, got {k:g}. Give --k "
+                    "without a fraction."
+                )
+            k = int(k)
         shape = {"d_in": d_in, "d_sae": d_sae, "k": k, "init_seed": seed}
         # SAELens's Matryoshka writes into the list that it is given
         own = deepcopy(self.settings)
@@ -73,12 +87,25 @@ class Objective:
         Checks that it can be trained.
 
         Raises:
-            ValueError: if its class refuses a setting, or its schedules take longer than `steps`.
+            ValueError: if its class refuses a setting, it would have no step, or its schedules take
+                longer than its steps.
         """
+        n_steps = self.steps_of(steps)
+        if n_steps < 1:
+            raise ValueError(
+                f"SAE {self.name!r}: {TIMES} {self.times:g} leaves it {n_steps} of {steps} steps. "
+                "Give more."
+            )
+        of_rate = ("lr_warm_up_steps", "lr_decay_steps")
+        if (taken := sum(self.trainer.get(name, 0) for name in of_rate)) > n_steps:
+            raise ValueError(
+                f"SAE {self.name!r}: {' and '.join(of_rate)} take {taken:g} steps, and it has "
+                f"{n_steps}. Give fewer."
+            )
         cfg = self.new_sae(d_in, d_sae, k, 0).cfg
         if isinstance(cfg, SchedulesConfig):
             try:
-                cfg.check_annealing(self.steps_of(steps))
+                cfg.check_annealing(n_steps)
             except ValueError as error:
                 raise ValueError(f"SAE {self.name!r}: {error}") from error
 
@@ -120,8 +147,15 @@ def parse_objective(text: str) -> Objective:
         )
     trainer = {n: settings.pop(n) for n in OF_TRAINER if n in settings}
     times = settings.pop(TIMES, 1)
+    for setting, value in {**trainer, TIMES: times}.items():
+        _check_number(name, setting, value)
     known = {f.name for f in fields(get_sae_training_class(architecture)[1])}
     for setting in settings:
+        if setting in OF_CELL:
+            raise ValueError(
+                f"SAE {name!r}: {setting} is the same for all SAEs of a study: give "
+                f"{OF_CELL[setting]}."
+            )
         if setting not in known:
             raise ValueError(
                 f"SAE {name!r}: {architecture} has no setting {setting!r}. It has "
@@ -129,3 +163,14 @@ def parse_objective(text: str) -> Objective:
                 f"{TIMES} trains so many times as long."
             )
     return Objective(name, architecture, settings, trainer, times)
+
+
+def _check_number(name: str, setting: str, value: Any) -> None:
+    """Refuses what `setting` of the SAE `name` cannot be."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    may_be_0 = setting not in ("lr", TIMES)
+    if not is_number or not (0 < value < inf or (may_be_0 and value == 0)):
+        least = "0 or more" if may_be_0 else "above 0"
+        raise ValueError(
+            f"SAE {name!r}: {setting} must be a number, {least}, got {value!r}."
+        )

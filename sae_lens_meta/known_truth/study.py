@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
-from math import ceil
+from math import ceil, inf
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,7 +16,12 @@ import torch
 from tqdm.auto import tqdm
 
 from sae_lens_meta.destination import held
-from sae_lens_meta.known_truth.data import KINDS, KnownTruth
+from sae_lens_meta.known_truth.data import (
+    BATCHES_AT_ONCE,
+    KINDS,
+    SAMPLES_FOR_SCALE,
+    KnownTruth,
+)
 from sae_lens_meta.known_truth.figures import Premise, premise
 from sae_lens_meta.known_truth.objective import Objective, parse_objective
 from sae_lens_meta.known_truth.training import Cell, Failed, Trained, train
@@ -29,20 +34,26 @@ DEFAULT_SAES = (
     "joint={architecture: meta, meta_k: 4, normalize_activations: none}",
 )
 Work = tuple[Cell, list[Objective], str, str]
-BYTES_A_PAIR = 16  # counts, phi, and |phi| of latents and of features, each for itself
+# At the peak of each: counts, phi and |phi| of all pairs of latents, or of features, while the other's
+# counts are held; features of samples while they are drawn.
+BYTES_A_PAIR, BYTES_A_FEATURE = 36, 28
 
 
 @dataclass
 class StudyConfig:
     """
-    What to train, and where the truth comes from.
+    SAEs trained where the true features are known, and held against a baseline of each seed.
+
+    For instance: sae-lens-meta groundtruth --data hierarchy_2 --seeds 0 1 2
 
     Args:
         sae (tuple): SAEs to train, each NAME={architecture: ..., SETTING: VALUE, ...}: any
             architecture of SAELens or of this package, settings of its config, lr and the other
             settings of the trainer, and `times: 2` for twice the steps.
         baseline (str): Name of the SAE that the others are held against.
-        data (tuple): Kinds of data.
+        data (tuple): Kinds of data: independent, correlated, hierarchy_1 to hierarchy_3 (trees of
+            that depth), exclusive, exclusive_2 and exclusive_3 (whose children exclude each other),
+            scaled (children as strong as their parent), synthsaebench_16k.
         dictionary (tuple): Latents, as a multiple of the number of true features.
         k (tuple): Latents that fire on a sample.
         seeds (tuple): Each gives other data, another order and other initial weights.
@@ -104,6 +115,12 @@ def planned(cfg: StudyConfig) -> Study:
         if objective.name in objectives:
             raise ValueError(f"Two SAEs are called {objective.name!r}.")
         objectives[objective.name] = objective
+    for name in ("sae", "data", "dictionary", "k", "seeds"):
+        values = getattr(cfg, name)
+        if not values or len(set(values)) < len(values):
+            raise ValueError(
+                f"--{name} takes one or more values, each once, got {list(values)}."
+            )
     if cfg.baseline not in objectives:
         raise ValueError(
             f"There is no SAE {cfg.baseline!r} to hold the others against. Give it by --sae, "
@@ -115,7 +132,7 @@ def planned(cfg: StudyConfig) -> Study:
     check_device(cfg.device)
     cells = list(_cells(cfg))
     for cell in cells:
-        _check_memory(cell.d_sae)
+        _check_memory(cell, min(cfg.processes, len(cells)), cfg.device)
         d_in = KINDS[cell.kind]["hidden_dim"]
         for objective in objectives.values():
             objective.check(d_in, cell.d_sae, cell.k, cell.steps)
@@ -128,21 +145,28 @@ def _cells(cfg: StudyConfig) -> Iterator[Cell]:
             raise ValueError(
                 f"There is no kind of data {kind!r}. Give one of {', '.join(KINDS)}."
             )
-        d_sae = round(ratio * KINDS[kind]["num_features"])
-        if d_sae < 2:
+        n_latents = ratio * KINDS[kind]["num_features"]
+        if not 1.5 < n_latents < inf:
             raise ValueError(
-                f"--dictionary {ratio:g} leaves {d_sae} latents: give more."
+                f"--dictionary {ratio:g} leaves {n_latents:g} latents: give another multiple."
             )
+        d_sae = round(n_latents)
         sizes = (cfg.steps, cfg.batch_size, cfg.lr, cfg.test_samples)
         yield Cell(kind, seed, d_sae, k, *sizes)
 
 
-def _check_memory(d_sae: int) -> None:
-    needed, free = BYTES_A_PAIR * d_sae**2, psutil.virtual_memory().available
+def _check_memory(cell: Cell, at_once: int, device: str) -> None:
+    n_features = KINDS[cell.kind]["num_features"]
+    counts = BYTES_A_PAIR * max(cell.d_sae, n_features) ** 2
+    drawn = max(cell.test_samples, BATCHES_AT_ONCE * cell.batch_size, SAMPLES_FOR_SCALE)
+    samples = BYTES_A_FEATURE * n_features * drawn if device == "cpu" else 0
+    needed, free = at_once * (counts + samples), psutil.virtual_memory().available
     if needed > free:
         raise ValueError(
-            f"Counting which of {d_sae:,} latents fire together takes {needed / 1e9:.1f} GB, "
-            f"and {free / 1e9:.1f} GB are free. Give a smaller --dictionary."
+            f"Counting which of {cell.d_sae:,} latents and of {n_features:,} features fire together "
+            f"takes {counts / 1e9:.1f} GB, samples take {samples / 1e9:.1f} GB, in {at_once} processes "
+            f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Give a smaller --dictionary, "
+            "fewer --test_samples, a smaller --batch_size or fewer --processes."
         )
 
 
@@ -181,8 +205,14 @@ def _read(study: Study) -> None:
     """Takes from the folder what this study asks for, settings and all."""
     path = study.cfg.output / RESULTS
     lines = path.read_text().splitlines() if path.exists() else []
-    for line in lines:
-        trained = Trained.from_dict(json.loads(line))
+    for number, line in enumerate(lines, start=1):
+        try:
+            trained = Trained.from_dict(json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is no result ({error}): a run was cut off there, or it was "
+                "changed. Remove that line; its training is done again."
+            ) from error
         name = trained.objective.name
         # an SAE that was no baseline then was not measured on the way, which a baseline is
         is_whole = name != study.cfg.baseline or len(trained.path) > 1

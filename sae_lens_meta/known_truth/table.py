@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
@@ -19,29 +20,32 @@ class Column:
     Attributes:
         field: of `TruthFigures`.
         label: as people read it.
-        in_points: whether it is a share whose change is in points; else in percent.
+        unit: of a change: percent, points of a share, or a difference as it is.
         is_controlled: whether the baseline at equal L2 has it: what is measured on the way.
     """
 
     field: str
     label: str
-    in_points: bool = False
+    unit: Literal["percent", "points", "number"] = "percent"
     is_controlled: bool = True
 
     def change(self, value: float, baseline: float) -> float:
-        """How far `value` is above `baseline`, in percent or points."""
-        return 100 * ((value - baseline) if self.in_points else (value / baseline - 1))
+        """How far `value` is above `baseline`, in the column's unit."""
+        if self.unit == "percent":
+            return 100 * (value / baseline - 1)
+        return (value - baseline) * (100 if self.unit == "points" else 1)
 
 
 COLUMNS = (
     Column("l2", "L2 %"),
     Column("l0", "L0 %"),
+    Column("dead", "dead latents", "number"),
     Column("mcc", "MCC %"),
     Column("f1", "F1 %"),
     Column("uniqueness", "unique %"),
-    Column("recall_with_child", "recall of parents, points", True),
-    Column("absorption_gap", "absorption gap, points", True),
-    Column("excess_cosine", "excess cosine, points", True),
+    Column("recall_with_child", "recall of parents, points", "points"),
+    Column("absorption_gap", "absorption gap, points", "points"),
+    Column("excess_cosine", "excess cosine, points", "points"),
     Column("phi", "mean |phi| %"),
     Column("phi_error", "error of |phi| %"),
     Column("explained", "meta-explained %", is_controlled=False),
