@@ -105,7 +105,10 @@ def test_a_span_holds_on_the_last_token_that_has_a_character_of_it() -> None:
         ({"start": 2, "end": 2, "label": "x"}, "or is empty"),
         ({"start": 0, "end": 2, "label": " "}, "no name for a label"),
         ({"start": 3, "end": 4, "label": "x"}, "no token has a character of"),
-        ({"start": 0, "end": 2, "label": "x/"}, "has an empty part"),
+        ({"start": 0, "end": 3, "label": "x/"}, "has an empty part"),
+        ({"start": 1, "end": 3, "label": "x"}, "1 of 1 spans begin or end inside a"),
+        ({"start": 0, "end": 5, "label": "x"}, "1 of 1 spans begin or end inside a"),
+        ({"start": 0, "end": 9, "label": "x"}, "document that begins 'one ab' lies"),
     ],
 )
 def test_a_span_that_does_not_align_is_refused(span: dict[str, Any], said: str) -> None:
@@ -119,6 +122,8 @@ def test_a_dataset_without_labels_of_the_kind_is_refused() -> None:
     tokens = cut(["a", " b"])
     with pytest.raises(ValueError, match="no column 'spans', only: text"):
         held("spans", tokens)
+    with pytest.raises(ValueError, match="None of the 1 documents .* has a span"):
+        held("spans", tokens, spans=[[]])
     with pytest.raises(ValueError, match="those of the Brown corpus"):
         held("part_of_speech", tokens)
 

@@ -195,9 +195,14 @@ def _labelled_spans(tokens: TextTokens, rows: Dataset) -> Places:
         )
     given: list[list[Any] | None] = rows[: len(tokens.texts)][SPANS]
     spans: list[list[Span]] = [
-        [check_span(span, text, i) for span in of_document or []]
-        for i, (text, of_document) in enumerate(zip(tokens.texts, given))
+        [check_span(span, text) for span in of_document or []]
+        for text, of_document in zip(tokens.texts, given, strict=True)
     ]
+    if not any(spans):
+        raise ValueError(
+            f"None of the {len(spans):,} documents that are read has a span: nothing is labelled. "
+            "Give a text with spans, or other --labels."
+        )
     return places_of_spans(spans, tokens)
 
 

@@ -23,14 +23,14 @@ class Span:
     label: str
 
 
-def check_span(given: Any, text: str, document: int) -> Span:
+def check_span(given: Any, text: str) -> Span:
     """
-    A span of a labelled text.
+    A span of the document `text`.
 
     Raises:
         ValueError: if it is none, or lies outside the text.
     """
-    where = f"Span {given!r} of document {document}"
+    where = f"Span {given!r} of {_beginning(text)}"
     if not isinstance(given, dict) or not {"start", "end", "label"} <= given.keys():
         raise ValueError(f'{where} must be {{"start": 0, "end": 3, "label": "noun"}}.')
     start, end, label = given["start"], given["end"], given["label"]
@@ -56,9 +56,10 @@ def places_of_spans(
         tokens: of the same documents.
 
     Raises:
-        ValueError: if a span has no token.
+        ValueError: if a span has no token, or most of them begin or end inside a word's.
     """
     found: dict[str, list[int]] = {}
+    n_spans, cut = 0, []
     bounds = np.searchsorted(tokens.document, np.arange(len(tokens.texts) + 1))
     for document, of_document in enumerate(spans):
         first, after = bounds[document], bounds[document + 1]
@@ -66,10 +67,28 @@ def places_of_spans(
         for span in of_document:
             last = int(np.searchsorted(starts, span.end)) - 1
             if last < 0 or ends[last] <= span.start:
-                text = tokens.texts[document][span.start : span.end]
+                whole = tokens.texts[document]
                 raise ValueError(
-                    f"{span} of document {document} is on {text!r}, which no token has a character "
-                    "of. Leave the span out, or move it to a word."
+                    f"{span} of {_beginning(whole)} is on {whole[span.start : span.end]!r}, which no "
+                    "token has a character of. Leave the span out, or move it to a word."
                 )
+            n_spans += 1
+            text = tokens.texts[document]
+            begins = int(starts[np.searchsorted(ends, span.start, side="right")])
+            outside = text[begins : span.start] + text[span.end : ends[last]]
+            # a space or a full stop may be of a word's token
+            if any(map(str.isalnum, outside)):
+                cut.append(f"{span} on {text[span.start : span.end]!r}")
             found.setdefault(span.label, []).append(int(first) + last)
+    if 2 * len(cut) > n_spans:
+        raise ValueError(
+            f"{len(cut)} of {n_spans} spans begin or end inside a word's token, such as {cut[0]}: they do not "
+            "align with this model's tokens. Are start and end counted in characters, and of this "
+            "text?"
+        )
     return found
+
+
+def _beginning(text: str) -> str:
+    """A document as its owner finds it: they are read in another order than the file's."""
+    return f"the document that begins {text[:40]!r}"
