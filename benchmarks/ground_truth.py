@@ -111,12 +111,8 @@ def exclusive() -> StudyConfig:
 def falling() -> StudyConfig:
     """The leading objective with a rate that falls to 0 from the first step to the last."""
     steps = 8000
-    overlap = f"{PENALTIES['implied_overlap']}, {decay(5 * steps)}"
-    saes = {
-        "solo": f"{SOLO}, {decay(5 * steps)}",
-        "implied_overlap": overlap,
-        "implied_overlap_all": f"{overlap}, {resampling(steps)}, {annealing(steps)}",
-    }
+    saes = {"solo": SOLO, "implied_overlap": PENALTIES["implied_overlap"]}
+    saes = {name: f"{settings}, {decay(5 * steps)}" for name, settings in saes.items()}
     return study(saes, ("exclusive",), FRESH, steps)
 
 

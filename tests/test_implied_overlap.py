@@ -66,6 +66,41 @@ def test_few_are_watched_and_the_parents_are_among_them() -> None:
     assert {(1, 0), (2, 0), (3, 0), (3, 1)} <= found
 
 
+def test_of_a_thousand_latents_parents_of_rare_ones_are_found_and_no_others() -> None:
+    """128 families of eight: the more often a child fires, the sooner its parent is found."""
+    generator = torch.Generator().manual_seed(0)
+    n_families, n_children, batch = 128, 7, 2048
+    rates = torch.logspace(-4, -2, n_families * n_children)
+    rates = rates[torch.randperm(len(rates), generator=generator)]
+    rates = rates.view(n_families, n_children)
+    parent_rates = 10 * rates.max(dim=1).values
+    overlap = ImpliedOverlap(n_families * (1 + n_children))
+    for _ in range(5 * RENEWED_EVERY):
+        draws = torch.rand(batch, n_families, generator=generator)
+        samples, family = (draws < parent_rates).nonzero(as_tuple=True)
+        chance = (rates / parent_rates[:, None])[family]
+        fires = torch.rand(chance.shape, generator=generator) < chance
+        of_child, child = fires.nonzero(as_tuple=True)
+        latents = [family * (1 + n_children)]
+        latents.append(latents[0][of_child] + 1 + child)
+        places = torch.stack(
+            [torch.cat([samples, samples[of_child]]), torch.cat(latents)]
+        )
+        shape = (batch, len(overlap.firings))
+        overlap.count(
+            torch.sparse_coo_tensor(places, torch.ones(len(places[0])), shape)
+        )
+    found = parents_of(overlap)
+    assert all(p % (1 + n_children) == 0 and p < c <= p + n_children for c, p in found)
+    share = {}
+    for low, high in ((1e-4, 5e-4), (5e-4, 2e-3), (2e-3, 1)):
+        family, child = ((rates >= low) & (rates < high)).nonzero(as_tuple=True)
+        parents = family * (1 + n_children)
+        pairs = zip((parents + 1 + child).tolist(), parents.tolist(), strict=True)
+        share[low] = sum(pair in found for pair in pairs) / len(family)
+    assert share[2e-3] > 0.99 and share[5e-4] > 0.8
+
+
 def test_counts_are_exact_from_when_a_pair_is_watched() -> None:
     overlap = counted(RENEWED_EVERY)
     (slot,) = (overlap.watched[3] == 1).nonzero()[:, 0].tolist()
