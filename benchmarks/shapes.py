@@ -15,6 +15,7 @@ from sae_lens_meta import MetaTrainingSAE, MetaTrainingSAEConfig
 
 # "joint" selects meta latents in every step, as in the paper; "cycle" holds the selection
 KINDS = ("stock", "solo", "joint", "cycle")
+PENALTIES = ("orthogonality", "implied_overlap")
 CYCLE = 10  # primary steps to a meta phase of 5, as in the paper
 
 
@@ -58,6 +59,7 @@ def sae_of(kind: str, shape: Shape, device: str = "cpu") -> TrainingSAE[Any]:
             **sizes,
             meta_d_sae=shape.meta_d_sae,
             meta_k=shape.meta_k,
+            penalty=kind if kind in PENALTIES else "decomposability",
             decomposability_coefficient=0 if kind == "solo" else 0.3,
             meta_selection="cycle" if kind == "cycle" else "every_step",
             primary_steps_per_cycle=CYCLE,

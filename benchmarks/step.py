@@ -4,6 +4,7 @@ Times a whole training step, SAELens's `SAETrainer.step`, side by side in one pr
     python -m benchmarks.step demo gpt2-large --pairs 5
     python -m benchmarks.step gpt2-large gemma-4096 --device cuda --autocast
     python -m benchmarks.step gemma-4096 --kinds solo cycle --pairs 2
+    python -m benchmarks.step demo gpt2-large --kinds solo orthogonality implied_overlap
 
 For each shape: the joint step with its meta phase shared out over the ten steps of a cycle,
 against a solo step of SAELens's `batchtopk` and against our own step with coefficient 0;
@@ -27,12 +28,20 @@ import torch
 from sae_lens.training.sae_trainer import SAETrainer
 from tqdm.auto import tqdm
 
-from benchmarks.shapes import CYCLE, KINDS, SHAPES, Shape, trainers_that_share_weights
+from benchmarks.shapes import (
+    CYCLE,
+    KINDS,
+    PENALTIES,
+    SHAPES,
+    Shape,
+    trainers_that_share_weights,
+)
 from sae_lens_meta import MetaTrainingSAE
 from sae_lens_meta.training.backend import cuda
 from sae_lens_meta.training.backend.cpu import CPUBackend, RunningTopK
 from sae_lens_meta.training.backend.cuda import CUDABackend
 from sae_lens_meta.training.held_selection import HeldMetaSAE
+from sae_lens_meta.training.implied_overlap import RENEWED_EVERY, ImpliedOverlap
 from sae_lens_meta.training.meta_sae import MetaSAE
 from sae_lens_meta.training.sparse_product import ActiveCodes
 
@@ -115,6 +124,27 @@ def joint_seconds(trainer: SAETrainer[Any, Any]) -> float:
     return ((CYCLE - 1) * plain + step_seconds(trainer, due=True)) / CYCLE
 
 
+def overlap_seconds(trainer: SAETrainer[Any, Any]) -> float:
+    """A step of implied overlap on average over a renewal, each latent with two parents."""
+    overlap = trainer.sae.overlap
+    assert isinstance(overlap, ImpliedOverlap)
+    d_sae = len(overlap.firings)
+    taken = []
+    for steps in (1, RENEWED_EVERY - 1):
+        overlap.watched.random_(d_sae)
+        overlap.is_parent.zero_()[:, :2] = True
+        overlap.steps.fill_(steps)
+        taken.append(step_seconds(trainer))
+    return ((RENEWED_EVERY - 1) * taken[0] + taken[1]) / RENEWED_EVERY
+
+
+def mean_seconds(kind: str, trainer: SAETrainer[Any, Any]) -> float:
+    """A step on average over what happens every so many steps."""
+    if kind in JOINT:
+        return joint_seconds(trainer)
+    return (overlap_seconds if kind == "implied_overlap" else step_seconds)(trainer)
+
+
 def matmul_seconds(
     shape: Shape, device: str, dtype: torch.dtype = torch.float32
 ) -> float:
@@ -166,13 +196,12 @@ def time_shape(
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         for _ in range(3 if device == "cuda" else 1):  # warms up, and records graphs
-            joint_seconds(trainer)
+            mean_seconds(kind, trainer)
         if device == "cuda":
             peaks[kind] = torch.cuda.max_memory_allocated() / 1e9
     for pair in tqdm(range(n_pairs), desc=name):
         for kind, trainer in trainers.items():
-            taken = (joint_seconds if kind in JOINT else step_seconds)(trainer)
-            times[kind].append(taken)
+            times[kind].append(mean_seconds(kind, trainer))
         # a large shape takes an hour: what is measured is not to be lost
         latest = ", ".join(f"{kind} {times[kind][-1]:.4f} s" for kind in kinds)
         tqdm.write(f"{name}, pair {pair + 1}: {latest}")
@@ -183,10 +212,10 @@ def time_shape(
             f"{kind:6} {statistics.median(taken):.4f} s "
             f"({min(taken):.4f} to {max(taken):.4f}){peak}"
         )
-    for kind, other in itertools.product(JOINT, ("stock", "solo")):
+    for kind, other in itertools.product((*JOINT, *PENALTIES), ("stock", "solo")):
         if kind in kinds and other in kinds:
             pairs = zip(times[kind], times[other], strict=True)
-            ratio = statistics.median(joint / base for joint, base in pairs)
+            ratio = statistics.median(mine / base for mine, base in pairs)
             print(f"{kind} / {other}: {ratio:.2f}")
     for kind in [kind for kind in kinds if kind != "stock"]:
         parts = breakdown(trainers[kind])
@@ -204,7 +233,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--autocast", action="store_true")
-    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
+    choices = (*KINDS, *PENALTIES)
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=choices)
     args = parser.parse_args()
     where = f"{torch.get_num_threads()} threads"
     if args.device == "cuda":

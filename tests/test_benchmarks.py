@@ -35,6 +35,9 @@ def test_a_step_is_timed_with_each_of_its_stages(
     step.time_shape("tiny", TINY, 1, "cpu", False, ("solo", "cycle"))
     some = capsys.readouterr().out
     assert "cycle / solo: " in some and "stock" not in some and "joint" not in some
+    step.time_shape("tiny", TINY, 1, "cpu", False, ("solo", *shapes.PENALTIES))
+    penalties = capsys.readouterr().out
+    assert all(f"{penalty} / solo: " in penalties for penalty in shapes.PENALTIES)
 
 
 def test_launches_are_counted_by_kind_of_step(
