@@ -104,6 +104,8 @@ def test_a_listed_name_is_whole_where_its_line_is_not(
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == list(NAMES)
     assert f"    SAE id: {HOOK}" in lines and "    weights: in the package" in lines
+    # the paper's release says so, and the other is not of it
+    assert lines.count("    after: arXiv:2604.03436") == 1
     monkeypatch.setenv("COLUMNS", "200")
     main(["list", "*smollm2*"])
     shown = capsys.readouterr().out

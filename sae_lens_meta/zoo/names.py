@@ -49,7 +49,7 @@ def releases_table(releases: list[Release]) -> Table:
     """A line for each SAE."""
     table = Table()
     table.add_column("release", no_wrap=True)  # a name is there to be copied
-    for header in ("SAE id", "model", "L0", "explained variance", "weights"):
+    for header in ("SAE id", "model", "L0", "explained variance", "after", "weights"):
         table.add_column(header, overflow="fold")
     for release in releases:
         weights = "no"
@@ -61,7 +61,10 @@ def releases_table(releases: list[Release]) -> Table:
             figures = [
                 "" if f is None else f"{f:g}" for f in (sae.l0, sae.explained_variance)
             ]
-            table.add_row(release.name, sae.id, release.model, *figures, weights)
+            # what its objective is from; nothing where that is this package's own
+            after = (release.paper or "").replace("https://arxiv.org/abs/", "arXiv:")
+            of_sae = (release.name, sae.id, release.model)
+            table.add_row(*of_sae, *figures, after, weights)
     return table
 
 
