@@ -72,6 +72,13 @@ def test_activations_are_the_true_features_and_of_unit_scale(kind: str) -> None:
             assert fires[:, siblings].sum(1).max() <= 1
 
 
+def test_what_is_drawn_at_once_is_batches_and_fits() -> None:
+    assert kinds.samples_at_once(512, 512) == 32 * 512
+    # values of so many features, and never less than a batch
+    assert kinds.samples_at_once(16_384, 256) == 2 * 256
+    assert kinds.samples_at_once(16_384, 1024) == 1024
+
+
 def test_batches_depend_on_the_seed_alone() -> None:
     def first(seed: int, n: int, size: int) -> torch.Tensor:
         batches = KnownTruth("correlated", seed).batches(size)

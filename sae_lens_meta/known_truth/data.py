@@ -19,8 +19,9 @@ from sae_lens.synthetic import (
 from sae_lens.synthetic.hierarchy import HierarchyNode
 from tqdm.auto import tqdm
 
-# batches that are drawn at once: a hierarchy is walked once for all of them
-BATCHES_AT_ONCE = 32
+# batches that are drawn at once, since a hierarchy is walked once for all of them, and how many
+# features of samples that may be
+BATCHES_AT_ONCE, VALUES_AT_ONCE = 32, 1 << 23
 SAMPLES_FOR_SCALE = 10_000
 
 
@@ -139,9 +140,9 @@ class KnownTruth:
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """Batches `[batch_size, d_in]` without end."""
-        number = 0
+        number, n = 0, samples_at_once(len(self.directions), batch_size)
         while True:
-            drawn = self._drawn(BATCHES_AT_ONCE * batch_size, number)
+            drawn = self._drawn(n, number)
             yield from (self.scale * drawn.activations).split(batch_size)
             number += 1
 
@@ -157,6 +158,12 @@ class KnownTruth:
             # a prime, so that no part of a seed is a part of another
             torch.manual_seed(1_000_003 * (self.seed + 1) + part)
             return Samples(*self._model.sample_with_features(n))
+
+
+def samples_at_once(n_features: int, batch_size: int) -> int:
+    """Samples that are drawn at once for batches of `batch_size`."""
+    n_batches = VALUES_AT_ONCE // (n_features * batch_size)
+    return batch_size * max(1, min(BATCHES_AT_ONCE, n_batches))
 
 
 @lru_cache(maxsize=8)

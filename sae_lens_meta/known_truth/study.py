@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 
 from sae_lens_meta.destination import held
 from sae_lens_meta.known_truth.data import (
-    BATCHES_AT_ONCE,
     KINDS,
     SAMPLES_FOR_SCALE,
     KnownTruth,
+    samples_at_once,
 )
 from sae_lens_meta.known_truth.figures import Premise, premise
 from sae_lens_meta.known_truth.objective import Objective, parse_objective
@@ -155,16 +155,17 @@ def _cells(cfg: StudyConfig) -> Iterator[Cell]:
         yield Cell(kind, seed, d_sae, k, *sizes)
 
 
-def _check_memory(cell: Cell, at_once: int, device: str) -> None:
+def _check_memory(cell: Cell, n_processes: int, device: str) -> None:
     n_features = KINDS[cell.kind]["num_features"]
     counts = BYTES_A_PAIR * max(cell.d_sae, n_features) ** 2
-    drawn = max(cell.test_samples, BATCHES_AT_ONCE * cell.batch_size, SAMPLES_FOR_SCALE)
+    at_once = samples_at_once(n_features, cell.batch_size)
+    drawn = max(cell.test_samples, at_once, SAMPLES_FOR_SCALE)
     samples = BYTES_A_FEATURE * n_features * drawn if device == "cpu" else 0
-    needed, free = at_once * (counts + samples), psutil.virtual_memory().available
+    needed, free = n_processes * (counts + samples), psutil.virtual_memory().available
     if needed > free:
         raise ValueError(
             f"Counting which of {cell.d_sae:,} latents and of {n_features:,} features fire together "
-            f"takes {counts / 1e9:.1f} GB, samples take {samples / 1e9:.1f} GB, in {at_once} processes "
+            f"takes {counts / 1e9:.1f} GB, samples take {samples / 1e9:.1f} GB, in {n_processes} processes "
             f"{needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Give a smaller --dictionary, "
             "fewer --test_samples, a smaller --batch_size or fewer --processes."
         )
