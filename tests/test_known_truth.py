@@ -276,6 +276,7 @@ def test_changes_are_by_seed_and_the_control_is_between_the_steps(
             "SAE 'solo': k_anneal_steps=31 is more than the 30 steps",
         ),
         ({"dictionary": (0.001,)}, "leaves 0.512 latents"),
+        ({"k": (float("nan"),)}, "--k must be above 0, got nan"),
         ({"dictionary": (float("nan"),)}, "--dictionary nan leaves nan latents"),
         ({"dictionary": (1000.0,)}, "512,000 latents and .* takes .* GB"),
         (

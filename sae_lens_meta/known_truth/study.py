@@ -145,6 +145,8 @@ def _cells(cfg: StudyConfig) -> Iterator[Cell]:
             raise ValueError(
                 f"There is no kind of data {kind!r}. Give one of {', '.join(KINDS)}."
             )
+        if not 0 < k < inf:
+            raise ValueError(f"--k must be above 0, got {k:g}.")
         n_latents = ratio * KINDS[kind]["num_features"]
         if not 1.5 < n_latents < inf:
             raise ValueError(
