@@ -78,11 +78,14 @@ def main() -> None:
         study = finished(study_of(), study_of.__name__, kind)
         (group,) = groups(study)
         for row, field in enumerate(("mcc", "absorption_gap")):
-            draw(axes[row][column], study, group, field)
-            axes[row][column].set_ylabel(f"{FIELDS[field].label}, above solo")
+            ax = axes[row][column]
+            if not changes(study, group, "implied_overlap", FIELDS[field]):
+                ax.set_axis_off()  # features without children have no gap
+                ax.legend(*axes[0][1].get_legend_handles_labels(), loc="center")
+                continue
+            draw(ax, study, group, field)
+            ax.set_ylabel(f"{FIELDS[field].label}, above solo")
         axes[0][column].set_title(title)
-    axes[1][-1].set_axis_off()  # features without children have no gap
-    axes[1][-1].legend(*axes[0][1].get_legend_handles_labels(), loc="center")
     PLOT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOT, dpi=100)
 
