@@ -1,10 +1,18 @@
 """The implied-overlap penalty: a child's row is charged for holding its parent's direction."""
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 from sae_lens_meta.sparse import without_advice
+from sae_lens_meta.training.backend import (
+    Sums,
+    backend_of,
+    sampled_products,
+    starts_of,
+)
 from sae_lens_meta.training.host_counts import HostCounts
-from sae_lens_meta.training.penalty import unit_rows
 
 MIN_SHARE = 0.4  # of the child's firings, on which the parent fires too
 MIN_RATIO = 1.5  # of the parent's firings to the child's
@@ -68,12 +76,11 @@ class ImpliedOverlap(HostCounts):
         u_i is the decoder row at norm 1; the gradient reaches the child alone. Without the
         condition G on the firing it would push apart rows of features that truly overlap.
         """
-        rows = unit_rows(W_dec)
         children, slots = self.is_parent.nonzero(as_tuple=True)
-        parents = self.watched[children, slots]
-        overlaps = (rows[children] * rows.detach()[parents]).sum(dim=1)
-        charged = (overlaps - FREE_COSINE).relu().square()
-        return charged.new_zeros(len(rows)).index_add(0, children, charged)
+        if len(children) == 0:
+            return W_dec.new_zeros(len(W_dec))
+        pairs = (children * len(W_dec) + self.watched[children, slots]).sort().values
+        return _Charged.apply(W_dec, pairs)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def count(self, codes: torch.Tensor) -> None:
@@ -156,6 +163,41 @@ class ImpliedOverlap(HostCounts):
         self.firings_watched[is_free] = 0
         self.together[is_free] = 0
         self.is_parent &= ~is_free
+
+
+class _Charged(torch.autograd.Function):
+    """
+    `c_i = sum_j max(0, o_ij - 0.1)^2` of the pairs (i, j), `o_ij = u_i . u_j`, in W_i alone.
+
+    Its gradient is `sum_j 2 max(0, o_ij - 0.1) (u_j - o_ij u_i) / ||W_i||`. It is written out because
+    autograd's way makes two rows of `[d_in]` for every pair, and unit rows of the whole decoder.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, W_dec: torch.Tensor, pairs: torch.Tensor
+    ) -> torch.Tensor:
+        children, parents = pairs // len(W_dec), pairs % len(W_dec)
+        starts, norms = starts_of(children, len(W_dec)), W_dec.norm(dim=1)
+        lengths = norms[children] * norms[parents]
+        overlaps = sampled_products(starts, parents, W_dec, W_dec) / lengths
+        above = (overlaps - FREE_COSINE).relu()
+        ctx.save_for_backward(
+            W_dec, children, parents, starts, norms, lengths, overlaps, above
+        )
+        return norms.new_zeros(len(norms)).index_add(0, children, above.square())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        W_dec, children, parents, starts, norms, lengths, overlaps, above = (
+            ctx.saved_tensors
+        )
+        slopes = 2 * grad[children] * above
+        along = torch.zeros_like(norms).index_add(0, children, slopes * overlaps)
+        toward = Sums(slopes / lengths, parents, starts)
+        summed = backend_of(W_dec).weighted_sums(toward, W_dec)
+        return summed.addcmul_(W_dec, (along / norms.square())[:, None], value=-1), None
 
 
 def _firing(codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
