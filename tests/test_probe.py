@@ -146,10 +146,16 @@ def test_wrong_input_is_refused_before_the_model_is_loaded(
     refused("lies outside its text of 80 characters", of=outside)
 
     always = tmp_path / "always.jsonl"
-    spans = [{"start": i, "end": i + 1, "label": "x"} for i in range(0, 400)]
-    rows = [{"text": "cat " * 100, "spans": spans}] * 40
+    spans = [{"start": i, "end": i + 3, "label": "x"} for i in range(0, 400, 4)]
+    rows = [{"text": " ".join(["cat"] * 100), "spans": spans}] * 40
     always.write_text("\n".join(map(json.dumps, rows)))
     refused("'x' always holds", of=always)
+
+    shifted = tmp_path / "shifted.jsonl"
+    spans = [{"start": i + 1, "end": i + 4, "label": "x"} for i in range(0, 396, 4)]
+    rows = [{"text": rows[0]["text"], "spans": spans}] * 40
+    shifted.write_text("\n".join(map(json.dumps, rows)))
+    refused("spans begin or end inside a word's token", of=shifted)
 
     cycle = tmp_path / "cycle.json"
     cycle.write_text('{"animal": "living", "living": "animal"}')
