@@ -6,7 +6,7 @@ Which objectives and trainings come nearer to features that are known: docs/grou
     python -m benchmarks.ground_truth confirmation   # five fresh seeds, a kind that nothing was tuned on
     python -m benchmarks.ground_truth correlated     # the same at convergence
     python -m benchmarks.ground_truth exclusive      # at convergence, on another kind that nothing was tuned on
-    python -m benchmarks.ground_truth falling        # the same kind, at the rate that a solo SAE does best with there
+    python -m benchmarks.ground_truth falling        # the same kind, with a rate that falls all along
     python -m benchmarks.ground_truth quarter        # at convergence, hierarchies with a quarter as many latents
 
 Each is a call of `sae-lens-meta groundtruth`, whose results lie in benchmarks/ground_truth: what is there is

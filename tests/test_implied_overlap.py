@@ -87,9 +87,9 @@ def test_of_a_thousand_latents_parents_of_rare_ones_are_found_and_no_others() ->
             [torch.cat([samples, samples[of_child]]), torch.cat(latents)]
         )
         shape = (batch, len(overlap.firings))
-        overlap.count(
-            torch.sparse_coo_tensor(places, torch.ones(len(places[0])), shape)
-        )
+        ones = torch.ones(len(places[0]))
+        fired = torch.sparse_coo_tensor(places, ones, shape, check_invariants=True)
+        overlap.count(fired)
     found = parents_of(overlap)
     assert all(p % (1 + n_children) == 0 and p < c <= p + n_children for c, p in found)
     share = {}

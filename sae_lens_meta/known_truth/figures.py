@@ -19,7 +19,6 @@ from sae_lens_meta.measures.cooccurrence import CooccurrenceCounter
 from sae_lens_meta.measures.matching import match_latents
 from sae_lens_meta.measures.meta_structure import meta_explained_variance
 from sae_lens_meta.measures.phi import measurable, phi_rows, summarize_phi
-from sae_lens_meta.measures.reconstruction import ReconstructionMeter
 
 META_WIDTH, META_K, META_STEPS = 0.09, 4, 300  # of the meta SAE that both are held to
 
@@ -68,17 +67,16 @@ def truth_figures(
     Args:
         with_premise: whether to fit a meta SAE to its decoder, which takes seconds.
     """
-    meter, counter = ReconstructionMeter(sae), CooccurrenceCounter(sae.cfg.d_sae)
-    codes = meter.update(test.activations)
+    codes, recons = _codes_and_recons(sae, test.activations)
+    counter = CooccurrenceCounter(sae.cfg.d_sae)
     counter.update(codes)
     W_dec, directions = sae.W_dec.detach().float(), truth.directions
-    reconstruction = meter.result()
     detected = compute_classification_metrics(codes, test.features, W_dec, directions)
     lost = absorption(W_dec, codes, directions, test.features, truth.pairs)
     return TruthFigures(
-        l2=_unexplained(_reconstructed(sae, test.activations), test.activations),
-        l0=reconstruction.l0,
-        dead=reconstruction.n_silent,
+        l2=_unexplained(recons, test.activations),
+        l0=int((codes != 0).sum()) / len(codes),
+        dead=int((codes == 0).all(dim=0).sum()),
         mcc=mean_correlation_coefficient(W_dec, directions),
         f1=detected.f1_score,
         uniqueness=feature_uniqueness(W_dec, directions),
@@ -139,11 +137,13 @@ def explained(W_dec: torch.Tensor) -> float:
     return meta_explained_variance(W_dec, width, META_K, n_steps=META_STEPS)
 
 
-def _reconstructed(sae: SAE[Any], x: torch.Tensor) -> torch.Tensor:
-    # codes by themselves cannot be decoded where each sample's own mean and norm are taken off
+def _codes_and_recons(
+    sae: SAE[Any], x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # one after the other: each sample's own mean and norm, where they are taken off, are kept between
     codes = encode(sae, x)
     with flat_heads(sae):
-        return sae.decode(codes)
+        return codes, sae.decode(codes)
 
 
 def _unexplained(recons: torch.Tensor, x: torch.Tensor) -> float:
